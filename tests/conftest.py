@@ -1,0 +1,29 @@
+"""What every test shares: fixed thread counts, a seeded torch, the folder of shared data."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Read once, when torch starts: another thread count sums in another order and gives other bits.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("MKL_NUM_THREADS", "2")
+
+
+@pytest.fixture(autouse=True)
+def _seeded_torch() -> None:
+    """Start every test from the same global generator, so that order does not matter."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of shared data beside the checkout; its users skip where it is absent."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("needs the folder of shared data beside the checkout")
+    return path
