@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vsp_model.ops import (
     GAIN,
+    SLOPE,
     Resample,
     bias_act,
     dilated_conv2d,
@@ -46,15 +47,16 @@ class EqualLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
-        self.weight_gain = lr_multiplier / in_features**0.5
-        self.bias_gain = lr_multiplier
+        gain = GAIN if activate else 1.0  # positive, so it may stand before the activation
+        self.input_gain = gain * lr_multiplier / in_features**0.5
+        self.bias_gain = gain * lr_multiplier
         self.activate = activate
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
-        bias = self.bias if self.bias_gain == 1.0 else self.bias * self.bias_gain
-        y = F.linear(x, self.weight * self.weight_gain, bias)
-        return F.leaky_relu_(y, 0.2).mul_(GAIN) if self.activate else y
+        # Scaling the input equals scaling the weight, and the input is the smaller of the two.
+        y = F.linear(x * self.input_gain, self.weight, self.bias * self.bias_gain)
+        return F.leaky_relu_(y, SLOPE) if self.activate else y
 
 
 class MappingNetwork(nn.Module):

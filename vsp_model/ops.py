@@ -73,8 +73,10 @@ def bias_act(x: Tensor, bias: Tensor) -> Tensor:
         x: (B, C) or (B, C, H, W).
         bias: (C,).
     """
-    x = x + bias.to(x.dtype).reshape(1, -1, *([1] * (x.ndim - 2)))
-    return F.leaky_relu_(x, SLOPE).mul_(GAIN)
+    bias = (bias * GAIN).to(x.dtype).reshape(1, -1, *([1] * (x.ndim - 2)))
+    # The gain goes in before the activation (it is positive), so that the only in-place operation
+    # is the last one and both backward passes find what they saved.
+    return F.leaky_relu_(torch.add(bias, x, alpha=GAIN), SLOPE)
 
 
 def pixel_norm(x: Tensor) -> Tensor:

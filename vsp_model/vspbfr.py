@@ -16,7 +16,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from vsp_model.code_diffuser import CodeDiffuser, CodeDiffuserConfig
-from vsp_model.config import Config
+from vsp_model.config import MIN_SIZE, Config, num_levels
 from vsp_model.faces import check_faces
 from vsp_model.randomness import NoiseMode, RandomInputs, RandomShapes, draw, noise_maps
 from vsp_model.restoration import RestorationConfig, RestorationNet
@@ -83,7 +83,7 @@ class Inspection:
     w_plus: Tensor
     """The style prompt after diffusion, (B, T, D)."""
     inverted: Tensor
-    """The prior's image of the prompt, averaged down to (B, 3, S, S)."""
+    """The prior's image of the prompt, averaged down to S or the prior's size if smaller."""
     prior_features: list[Tensor]
     """Feature bank at 4, 8, ..., the smaller of S and the prior's size."""
     smart_branches: dict[str, Tensor]
@@ -110,6 +110,11 @@ class VSPBFR(nn.Module):
     def prior_stop(self) -> int:
         """Resolution where the feature bank ends."""
         return min(self.size, self.config.prior.size)
+
+    @property
+    def image_stop(self) -> int:
+        """Resolution of the inverted image: the prior's, or what the prompt's tokens reach."""
+        return min(self.config.prior.size, MIN_SIZE << (self.config.encoder.num_tokens // 2 - 1))
 
     @property
     def random_shapes(self) -> RandomShapes:
@@ -181,21 +186,23 @@ class VSPBFR(nn.Module):
     ) -> Inspection:
         """Restore and keep the by-products. ``restored`` equals ``restore``'s result.
 
-        The prior then runs to its full size for the inverted image.
+        The prior then runs to its full size for the inverted image, or as far as the prompt has
+        tokens for.
         """
         check_faces(lq, self.size, keys)
         random = draw(self.random_shapes, keys, seed, noise).to(lq.device)
         codes, w_plus = self.prompt(lq, random.start)
-        sides = self.prior.noise_sides()
+        stop = self.image_stop
+        sides = self.prior.noise_sides(stop)
         maps = None if noise == "mean" else noise_maps(sides, keys, seed, "prior")
         maps = None if maps is None else [m.to(lq.device) for m in maps]
-        synthesis = self.prior(w_plus, maps, image=True)
-        features = synthesis.features[: self.prior_stop.bit_length() - 2]
+        synthesis = self.prior(w_plus, maps, stop=stop, image=True)
+        features = synthesis.features[: num_levels(self.prior_stop)]
         with _branch_features(self.restoration) as branches:
             restored = self.restoration(
                 lq, w_plus, random.z, features, random.restoration_noise, random.inject
             )
-        inverted = F.adaptive_avg_pool2d(synthesis.image, self.size)
+        inverted = F.adaptive_avg_pool2d(synthesis.image, self.prior_stop)
         return Inspection(restored, codes, w_plus, inverted, features, branches)
 
 

@@ -1,0 +1,1 @@
+"""The `vsp` command: one thin module per job."""

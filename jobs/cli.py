@@ -1,0 +1,91 @@
+"""The `vsp` program: one table of commands, each in a module of its own.
+
+Only the module of the command that was asked for is imported, and it imports what is heavy inside
+its function: `vsp --help` must not wait for torch.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+# Every `jobs.<name>` has a function `command`, whose docstring is the help, and an `EXAMPLE`.
+COMMANDS = {
+    "demo": "Restore a few faces from start to end and draw a before/after picture.",
+    "pack": "Put a folder tree of images into shards.",
+    "restore": "Restore shards of aligned faces.",
+    "convert": "Turn published checkpoints into one bundle, and back.",
+    "info": "Count a model's parameters and operations.",
+}
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+
+def make_app(chosen: str | None) -> typer.Typer:
+    """Build the program with the command `chosen` in full and a line for each other."""
+    app = typer.Typer(
+        name="vsp",
+        help="Blind face restoration: shards in, shards out, one row for every record.",
+        epilog="Example: vsp restore faces/ restored/",
+        rich_markup_mode="markdown",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for name, line in COMMANDS.items():
+        if name == chosen:
+            module = importlib.import_module(f"jobs.{name}")
+            app.command(name, epilog=f"Example: {module.EXAMPLE}")(module.command)
+        else:
+            app.command(name, help=line)(_not_chosen)
+    return app
+
+
+def _not_chosen() -> None:
+    """Stand in the list of commands; it is never called."""
+    raise AssertionError("only the chosen command runs")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run `vsp`; a user's mistake is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(_run(arguments or ["--help"]))
+
+
+def _run(arguments: list[str]) -> int:
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    try:
+        code = make_app(chosen)(arguments, prog_name="vsp", standalone_mode=False)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        program = context.command_path if context else "vsp"
+        return _complain(f"{error.format_message()} (see `{program} --help`)", EXIT_USAGE)
+    except typer.Abort:
+        return EXIT_FAILED
+    except Exception as error:
+        return _told(error)
+    return code if isinstance(code, int) else 0
+
+
+def _told(error: Exception) -> int:
+    """Tell an error that is not a bug in one line; raise any other again."""
+    from pipeline.errors import RunError, UserError
+
+    if isinstance(error, UserError):
+        return _complain(str(error), EXIT_USAGE)
+    if isinstance(error, RunError):
+        return _complain(str(error), EXIT_FAILED)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror}", EXIT_FAILED)
+    raise error
+
+
+def _complain(message: str, code: int) -> int:
+    typer.echo(f"vsp: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`vsp convert`: published checkpoints -> one bundle, and back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "vsp convert published/*.pt --out vspbfr-512.safetensors"
+BACK = "vsp convert vspbfr-512.safetensors --to-published published/"
+
+
+def command(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Published files, or one bundle with --to-published."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The bundle to write (.safetensors).")
+    ] = None,
+    to_published: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help=f"The way back: {BACK}"),
+    ] = None,
+    training: Annotated[
+        bool,
+        typer.Option(help="Also keep what only training needs, such as the discriminator."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("-n", "--dry-run", help="Say what would be used and dropped, and stop.")
+    ] = False,
+) -> None:
+    """Turn published checkpoints into one bundle, and back.
+
+    Reads style_encoder_decoder.pt (or an e4e checkpoint), code_diffuser.pt, restoration_net.pt,
+    Arcface.pth and StyleGAN2 checkpoints, by their contents and without running what is in them.
+    Every tensor is used exactly once; what is dropped is listed. Files that exist are not replaced.
+    """
+    from pipeline.errors import UserError
+    from vsp_model.files import CheckpointError
+
+    if (out is None) == (to_published is None):
+        raise UserError(f"give --out or --to-published, as in: {EXAMPLE}")
+    try:
+        if out is not None:
+            to_bundle(sources, out, training=training, dry_run=dry_run)
+        elif to_published is not None:
+            from_bundle(sources, to_published, dry_run=dry_run)
+    except CheckpointError as error:
+        raise UserError(str(error)) from None
+
+
+def to_bundle(sources: list[Path], out: Path, *, training: bool, dry_run: bool) -> None:
+    """Convert published files into a bundle and tell what became of their entries.
+
+    Raises:
+        UserError: If `out` exists or is no name for a bundle.
+        CheckpointError: If the files can't be converted whole.
+    """
+    from pipeline.errors import UserError
+    from vsp_model.convert import plan_conversion, write
+    from vsp_model.files import checksum_path
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: expected a name that ends in .safetensors")
+    if out.exists():
+        raise UserError(f"{out}: exists; name another file or remove it")
+    plan = plan_conversion(sources, training=training)
+    for line in plan.lines:
+        typer.echo(line)
+    if dry_run:
+        typer.echo(f"would write {len(plan.specs)} tensors ({plan.info.config.kind}) -> {out}")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    digest = write(plan, out)
+    typer.echo(f"wrote {len(plan.specs)} tensors ({plan.info.config.kind}) -> {out}")
+    typer.echo(f"sha256 {digest} (in {checksum_path(out).name})")
+
+
+def from_bundle(sources: list[Path], folder: Path, *, dry_run: bool) -> None:
+    """Convert a bundle into the published files, after checking its recorded checksum.
+
+    Raises:
+        UserError: If there is not exactly one source.
+        CheckpointError: If the bundle can't be converted.
+    """
+    from pipeline.errors import UserError
+    from vsp_model.export import export, plan_export
+    from vsp_model.files import checksum_path, sha256_of, verify
+
+    if len(sources) != 1:
+        raise UserError(f"--to-published takes one bundle, got {len(sources)} files")
+    bundle = sources[0]
+    for line in plan_export(bundle).lines:
+        typer.echo(line)
+    if dry_run:
+        typer.echo(f"would write them -> {folder}")
+        return
+    if checksum_path(bundle).exists():
+        verify(bundle)
+    for path in export(bundle, folder):
+        typer.echo(f"wrote {path}, sha256 {sha256_of(path)}")

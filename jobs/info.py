@@ -1,0 +1,319 @@
+"""`vsp info`: what a model holds and costs, counted; and how fast it runs here, measured."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vsp_model.bundle import BundleInfo
+    from vsp_model.cost import Cost, ModelCost, Speed
+    from vsp_model.vspbfr import VSPBFRConfig
+
+EXAMPLE = "vsp info configs/models/vspbfr-512.yaml --bench --batch-size 4 --threads 2"
+Precision = Literal["fp32", "bf16", "fp16"]
+BYTES_PER_GIB = 2**30
+
+COUNTED = (
+    "Counted: multiply-accumulates (MAC) of the convolutions and matrix products of one image, "
+    "from the shapes alone (torch's formulas give 2 per MAC, halved). Not counted: "
+    "everything elementwise (activations, normalisation, noise, resizing, styles scaling weights). "
+    "The FIR filters of the resampling layers run as depthwise convolutions; both sums are given."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that was asked about; of a bundle also its digest and what it says of itself."""
+
+    path: Path
+    config: "VSPBFRConfig"
+    sha256: str | None = None
+    bundle: "BundleInfo | None" = None
+
+
+def command(
+    source: Annotated[
+        Path, typer.Argument(metavar="CONFIG_OR_BUNDLE", help="A model's YAML, or a .safetensors.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    bench: Annotated[bool, typer.Option("--bench", help="Also measure speed and memory.")] = False,
+    device: Annotated[str, typer.Option(help="Of --bench: cpu, cuda, cuda:1, mps ...")] = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Of --bench: images per run.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of --bench: torch threads; all cores by default.")
+    ] = None,
+    dtype: Annotated[
+        Precision, typer.Option(help="Of --bench: fp32, or autocast to a shorter type.")
+    ] = "fp32",
+    dry_run: Annotated[
+        bool, typer.Option("-n", "--dry-run", help="Print the model's settings, and stop.")
+    ] = False,
+) -> None:
+    """Count a model's parameters and operations, beside the paper's where it is the published one.
+
+    Counting builds and runs nothing: the 512 model needs no more memory than the 64 one. --bench
+    builds the model (untrained, if all there is is a YAML) and times it on random images.
+    """
+    from jobs.restore import num_cores
+    from vsp_model.cost import count
+
+    found = find_source(source)
+    if dry_run:
+        typer.echo(found.config.model_dump_json(indent=1))
+        return
+    if bench:
+        check_device(device)
+    speed = measure(found, device, batch_size, threads or num_cores(), dtype) if bench else None
+    cost = count(found.config)
+    if as_json:
+        typer.echo(json.dumps(to_json(found, cost, speed), indent=1))
+    else:
+        show(found, cost, speed)
+
+
+def find_source(path: Path) -> Source:
+    """Read what the file says of its model; no weights are read into memory.
+
+    Raises:
+        UserError: If the file is missing, of neither kind or wrong inside.
+    """
+    from jobs.restore import model_values
+    from vsp_model.vspbfr import VSPBFRConfig
+
+    if path.suffix == ".safetensors" and path.is_file():
+        return read_bundle(path)
+    return Source(path, VSPBFRConfig.model_validate(model_values(path)["config"]))
+
+
+def read_bundle(path: Path) -> Source:
+    """Read a bundle's header, and compare its digest with the one recorded beside it, if any.
+
+    Raises:
+        UserError: If it is no whole bundle, was changed, or holds no restorer.
+    """
+    from pipeline.errors import UserError
+    from vsp_model.bundle import open_bundle
+    from vsp_model.files import CheckpointError, checksum_path, sha256_of, verify
+
+    try:
+        with open_bundle(path) as bundle:
+            info = bundle.info
+        digest = verify(path) if checksum_path(path).is_file() else sha256_of(path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from None
+    if info.config.kind != "vspbfr":
+        raise UserError(f"{path}: a bundle of kind {info.config.kind!r}; only 'vspbfr' is counted")
+    return Source(path, info.config, digest, info)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have, before anything is counted.
+
+    Raises:
+        UserError: If there is none of that name.
+    """
+    from pipeline.errors import UserError
+    from vsp_model import runtime
+
+    try:
+        runtime.resolve_device(name)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+
+
+def measure(
+    source: Source, device: str, batch_size: int, threads: int, dtype: Precision
+) -> "Speed":
+    """Build the model and time it.
+
+    Raises:
+        RunError: If the batch does not fit into the device's memory.
+    """
+    import torch
+
+    from pipeline.errors import RunError
+    from vsp_model import checkpoints, cost, registry
+    from vsp_model.runtime import Runtime, RuntimeConfig
+
+    torch.set_num_threads(threads)
+    model = checkpoints.load(source.path) if source.bundle else registry.untrained(source.config)
+    runtime = Runtime(model, RuntimeConfig(device=device, precision=dtype))
+    try:
+        return cost.measure(runtime, batch_size)
+    except torch.OutOfMemoryError:
+        raise RunError(
+            f"--batch-size {batch_size}: more than the memory of {device} holds; take a smaller one"
+        ) from None
+
+
+def is_published(config: "VSPBFRConfig") -> bool:
+    """True for the network that the paper's numbers are about."""
+    return config == type(config)()
+
+
+def to_json(source: Source, cost: "ModelCost", speed: "Speed | None") -> dict[str, Any]:
+    """Everything as plain values: counts of one image, seconds, bytes."""
+    from vsp_model.cost import PAPER_OPERATIONS, PAPER_PARAMETERS
+
+    info = source.bundle
+    report: dict[str, Any] = {
+        "path": str(source.path),
+        "sha256": source.sha256,
+        "bundle": info.model_dump(mode="json", exclude={"config"}) if info else None,
+        "config": source.config.model_dump(mode="json"),
+        "modules": {name: asdict(each) for name, each in cost.modules.items()},
+        "sum": asdict(cost.total),
+        "generator_with_image": asdict(cost.generator_with_image),
+        "sum_with_image": asdict(cost.total_with_image),
+        "counted": COUNTED,
+        "published": None,
+        "bench": None,
+    }
+    if is_published(source.config):
+        report["published"] = {
+            "parameters": PAPER_PARAMETERS,
+            "operations": PAPER_OPERATIONS,
+            "source": "VSPBFR, Table III",
+            "unexplained": unexplained(cost),
+        }
+    if speed:
+        rates = {
+            "images_per_s_median": speed.images_per_s_median,
+            "images_per_s_best": speed.images_per_s_best,
+        }
+        report["bench"] = {**asdict(speed), **rates, "weights": "bundle" if info else "untrained"}
+    return report
+
+
+def unexplained(cost: "ModelCost") -> str:
+    """What of the paper's row our counts don't reach, and the nearest that was found."""
+    from vsp_model.cost import PAPER_OPERATIONS, PAPER_PARAMETERS
+
+    guess, extra = cost.paper_guess, PAPER_PARAMETERS - cost.total.parameters
+    return (
+        f"Unexplained: the paper's {extra / 1e6:.2f} M more parameters "
+        f"({extra / cost.total.parameters:.2%}) could not be traced. No combination of the "
+        f"modules as they run gives {PAPER_OPERATIONS / 1e9:.2f} G, neither in MACs nor with two "
+        "operations per MAC. Nearest, found by trying: MACs with the whole generator and the style "
+        f"encoder fed 512 pixels instead of its 256, {guess.macs / 1e9:.2f} G without FIR, "
+        f"{(guess.macs + guess.fir_macs) / 1e9:.2f} G with."
+    )
+
+
+def show(source: Source, cost: "ModelCost", speed: "Speed | None") -> None:
+    """Print everything for a person."""
+    from rich.console import Console
+    from rich.padding import Padding
+
+    console = Console(highlight=False)
+    parts = [*facts(source), module_table(source.config, cost), COUNTED]
+    if is_published(source.config):
+        parts += [paper_table(cost), unexplained(cost)]
+    if speed:
+        parts.append(speed_table(speed, "the bundle's" if source.bundle else "untrained (seeded)"))
+    for part in parts:  # a table brings its own margin
+        console.print(Padding(part, (0, 1)) if isinstance(part, str) else part)
+
+
+def facts(source: Source) -> Iterator[str]:
+    """Lines above the counts: which file, which model, and what a bundle was made from."""
+    from rich.markup import escape
+
+    config, info = source.config, source.bundle
+    what = "the published configuration" if is_published(config) else "not the published one"
+    yield f"[bold]{escape(str(source.path))}[/bold]"
+    yield f"{config.kind} at {config.size} px, {what}; {'bundle' if info else 'no weights'}"
+    if info:
+        yield f"sha256 {source.sha256}"
+        for name, digest in info.sources.items():
+            yield f"made from {escape(name)}\nsha256 {digest}"
+        if info.training:
+            yield "holds what training goes on from"
+        yield from map(escape, info.notes)
+
+
+def module_table(config: "VSPBFRConfig", cost: "ModelCost") -> "Table":
+    """Parameters, buffers and MACs of every module and their sum."""
+    steps = config.diffuser.num_steps if config.diffuser else 0
+    stop = min(config.size, config.prior.size)
+    titles = {
+        "style_encoder": f"style encoder at {config.encoder.input_size} px",
+        "code_diffuser": f"code diffuser, {steps} steps",
+        "stylegan_generator": f"facial feature bank to {stop} px",
+        "restoration_net": f"restoration net at {config.size} px",
+    }
+    letter, unit = ("G", 1e9) if cost.total.macs >= 1e10 else ("M", 1e6)
+    macs = (f"{letter}MAC,\nno FIR", f"{letter}MAC,\nwith FIR")
+    table = new_table("module", "parameters", "buffers", *macs)
+
+    def add(name: str, each: "Cost", style: str = "") -> None:
+        counts = (f"{each.parameters:,}", f"{each.buffers:,}")
+        values = (each.macs, each.macs + each.fir_macs)
+        table.add_row(name, *counts, *(f"{value / unit:,.3f}" for value in values), style=style)
+
+    for name, each in cost.modules.items():
+        add(titles[name], each)
+    table.add_section()
+    add("sum for one restoration", cost.total, style="bold")
+    table.add_section()
+    add(f"generator with {config.prior.size} px image", cost.generator_with_image)
+    add("sum with that generator", cost.total_with_image)
+    return table
+
+
+def paper_table(cost: "ModelCost") -> "Table":
+    """Our counts beside the paper's row; no cell holds both."""
+    from vsp_model.cost import PAPER_OPERATIONS, PAPER_PARAMETERS
+
+    table = new_table("", "parameters", "operations", "one operation is")
+    for name, each in (
+        ("counted: one restoration", cost.total),
+        ("counted: with the whole generator", cost.total_with_image),
+    ):
+        parameters, macs = f"{each.parameters / 1e6:.2f} M", f"{each.macs / 1e9:.2f} G"
+        table.add_row(name, parameters, macs, "a MAC, no FIR")
+    table.add_section()
+    parameters, operations = f"{PAPER_PARAMETERS / 1e6:.2f} M", f"{PAPER_OPERATIONS / 1e9:.2f} G"
+    table.add_row("published: VSPBFR, Table III", parameters, operations, "not known")
+    return table
+
+
+def speed_table(speed: "Speed", weights: str) -> "Table":
+    """What was measured, and on what."""
+    table = new_table("measured here", "")
+    peak = "not told by this system"
+    if speed.peak_bytes is not None:
+        peak = f"{speed.peak_bytes / BYTES_PER_GIB:.2f} GiB {speed.peak_of}"
+    precision = speed.precision if speed.precision == "fp32" else f"{speed.precision} autocast"
+    rows = {
+        "images/s, median": f"{speed.images_per_s_median:.3g}",
+        "images/s, best": f"{speed.images_per_s_best:.3g}",
+        "timed": f"{len(speed.round_s)} batches of {speed.batch_size}",
+        "peak memory": peak,
+        "precision": precision,
+        "device": speed.device,
+        "torch": f"{speed.torch}, {speed.threads} threads",
+        "weights": weights,
+        "result": "finite" if speed.finite else "NaN or infinite values",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def new_table(first: str, *others: str) -> "Table":
+    """A table without borders; the first column is text, the others stand to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table

@@ -1,0 +1,9 @@
+"""The exceptions whose text is meant for the person at the keyboard."""
+
+
+class UserError(ValueError):
+    """A mistake of the user's, told in one line: what, where, the fix. Commands exit 2 on it."""
+
+
+class RunError(RuntimeError):
+    """The run cannot go on, through no fault in its arguments; one line. Commands exit 1 on it."""

@@ -1,0 +1,1 @@
+"""Faces in photos: alignment to the FFHQ template."""

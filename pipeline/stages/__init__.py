@@ -1,0 +1,1 @@
+"""The work itself, one stage a file; no scheduling inside."""

@@ -1,0 +1,101 @@
+"""`vsp restore` with the real small model, in this process."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.shards import read_shard
+from pipeline.tar import TarWriter
+
+
+def write_shard(path: Path, num_faces: int = 2, **others: bytes) -> None:
+    file = io.BytesIO()
+    writer = TarWriter(file)
+    for n in range(num_faces):
+        face = np.random.default_rng(n).integers(0, 256, (64, 64, 3), np.uint8)
+        writer.add(f"{path.stem}-{n}.png", cv2.imencode(".png", face)[1].tobytes())
+    for name, data in others.items():
+        writer.add(f"{name}.png", data)
+    writer.finish()
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(file.getvalue())
+
+
+@pytest.fixture
+def restore(vsp, tmp_path):
+    def run(*options, source="in", out="out"):
+        return vsp("restore", tmp_path / source, tmp_path / out, "--pool", "local",
+                   "--threads", 1, "--batch-size", 2, *options)  # fmt: skip
+
+    return run
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.*")}
+
+
+def test_shards_are_restored_and_run_again_to_resume(restore, tmp_path):
+    write_shard(tmp_path / "in" / "000000.tar")
+    write_shard(tmp_path / "in" / "000001.tar")
+    code, out, err = restore()
+    assert code == 0
+    assert out.startswith("2 of 2 shards: 4 restored in ")
+    assert err.count("untrained") == 1
+    whole = digests(tmp_path / "out")
+    assert sorted(whole) == ["000000.parquet", "000000.tar", "000001.parquet", "000001.tar"]
+    rows = pq.read_table(tmp_path / "out" / "000001.parquet").to_pylist()
+    assert [row["key"] for row in rows] == ["000001-0", "000001-1"]
+    assert {row["model"] for row in rows} == {"untrained vspbfr-64"}
+    assert [s.key for s in read_shard(tmp_path / "out" / "000001.tar")] == [r["key"] for r in rows]
+
+    untouched = (tmp_path / "out" / "000000.tar").stat().st_mtime_ns
+    (tmp_path / "out" / "000001.tar").unlink()
+    code, out, _ = restore()
+    assert (code, out[:36]) == (0, "2 of 2 shards (1 from an earlier run")
+    assert digests(tmp_path / "out") == whole
+    assert (tmp_path / "out" / "000000.tar").stat().st_mtime_ns == untouched
+
+    code, _, err = restore("--seed", 1)
+    assert code == 2
+    assert "seed: 0, now 1" in err
+
+
+def test_a_bad_image_costs_its_row_and_gives_exit_code_3(restore, tmp_path):
+    write_shard(tmp_path / "in" / "000000.tar", 2, broken=b"no image")
+    code, out, _ = restore()
+    assert code == 3
+    assert "1 refused, 2 restored; reasons in" in out
+    rows = pq.read_table(tmp_path / "out" / "000000.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["restored", "restored", "refused"]
+
+
+def test_a_dry_run_prints_settings_and_plan_and_writes_nothing(restore, tmp_path):
+    write_shard(tmp_path / "in" / "000000.tar", 1)
+    code, out, _ = restore("-n", "--set", "noise=mean")
+    assert code == 0
+    assert '"noise": "mean"' in out
+    assert "1 shards to do, 0 finished" in out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--set", "nose=mean"], "--set nose=mean: unknown key 'nose'; did you mean 'noise'?"),
+        (["--device", "gpu"], "--device 'gpu': unknown; use cpu"),
+        (["--model", "missing.safetensors"], "missing.safetensors: no such model; give"),
+        (["--model", __file__], "neither .safetensors nor .yaml"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(restore, tmp_path, options, told):
+    write_shard(tmp_path / "in" / "000000.tar", 1)
+    code, _, err = restore(*options)
+    assert code == 2
+    assert told in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
