@@ -44,7 +44,7 @@ from vsp_model.published import (  # noqa: E402  (after the path above, with its
 )
 from vsp_model.randomness import draw, noise_maps  # noqa: E402
 from vsp_model.runtime import Runtime, RuntimeConfig, keep_freed_memory  # noqa: E402
-from vsp_model.vspbfr import VSPBFR, VSPBFRConfig  # noqa: E402
+from vsp_model.vspbfr import FORMAT, VSPBFR, VSPBFRConfig  # noqa: E402
 
 SEED = parity_weights.PUBLIC_BASE_SEED
 TOLERANCE = 1e-4  # times max(1, max|reference|)
@@ -94,7 +94,7 @@ def compare(published: PublishedVSPBFR, ours: Runtime, lq: Tensor) -> float:
     maps = noise_maps(ours.model.prior.noise_sides(), keys, 0, "prior")
     with torch.inference_mode():
         reference = published(lq, random.start, random.z[:, 0], maps, random.restoration_noise)
-        restored = ours.forward(lq.contiguous(memory_format=torch.channels_last), random)
+        restored = ours.forward(lq.contiguous(memory_format=FORMAT), random)
     bound = TOLERANCE * max(1.0, reference.abs().max().item())
     return (restored - reference).abs().max().item() / bound
 

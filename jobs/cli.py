@@ -71,8 +71,9 @@ def _run(arguments: list[str]) -> int:
 def _told(error: Exception) -> int:
     """Tell an error that is not a bug in one line; raise any other again."""
     from pipeline.errors import RunError, UserError
+    from vsp_model.files import CheckpointError
 
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | CheckpointError):
         return _complain(str(error), EXIT_USAGE)
     if isinstance(error, RunError):
         return _complain(str(error), EXIT_FAILED)

@@ -38,17 +38,13 @@ def command(
     Every tensor is used exactly once; what is dropped is listed. Files that exist are not replaced.
     """
     from pipeline.errors import UserError
-    from vsp_model.files import CheckpointError
 
     if (out is None) == (to_published is None):
         raise UserError(f"give --out or --to-published, as in: {EXAMPLE}")
-    try:
-        if out is not None:
-            to_bundle(sources, out, training=training, dry_run=dry_run)
-        elif to_published is not None:
-            from_bundle(sources, to_published, dry_run=dry_run)
-    except CheckpointError as error:
-        raise UserError(str(error)) from None
+    if out is not None:
+        to_bundle(sources, out, training=training, dry_run=dry_run)
+    elif to_published is not None:
+        from_bundle(sources, to_published, dry_run=dry_run)
 
 
 def to_bundle(sources: list[Path], out: Path, *, training: bool, dry_run: bool) -> None:

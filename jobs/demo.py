@@ -32,7 +32,8 @@ def command(
 ) -> int:
     """Degrade a few faces, pack them, restore them through one Ray actor and draw a picture."""
     from jobs.config import load_model_config
-    from jobs.restore import DEFAULT_MODEL, restore
+    from jobs.models import DEFAULT_MODEL
+    from jobs.restore import restore
     from pipeline.pack import pack, plan_pack
     from pipeline.plan import make_plan
     from pipeline.stages.restore import RestoreConfig, Untrained

@@ -60,7 +60,7 @@ def command(
     Counting builds and runs nothing: the 512 model needs no more memory than the 64 one. --bench
     builds the model (untrained, if all there is is a YAML) and times it on random images.
     """
-    from jobs.restore import num_cores
+    from jobs.models import check_device, num_cores
     from vsp_model.cost import count
 
     found = find_source(source)
@@ -81,50 +81,20 @@ def find_source(path: Path) -> Source:
     """Read what the file says of its model; no weights are read into memory.
 
     Raises:
-        UserError: If the file is missing, of neither kind or wrong inside.
+        UserError: If the file is missing, of neither kind, wrong inside, or holds no restorer.
+        CheckpointError: If a bundle is not whole or was changed.
     """
-    from jobs.restore import model_values
+    from jobs.models import model_values, read_bundle
+    from pipeline.errors import UserError
     from vsp_model.vspbfr import VSPBFRConfig
 
     if path.suffix == ".safetensors" and path.is_file():
-        return read_bundle(path)
+        info, digest = read_bundle(path)
+        if info.config.kind != "vspbfr":
+            kind = info.config.kind
+            raise UserError(f"{path}: a bundle of kind {kind!r}; only 'vspbfr' is counted")
+        return Source(path, info.config, digest, info)
     return Source(path, VSPBFRConfig.model_validate(model_values(path)["config"]))
-
-
-def read_bundle(path: Path) -> Source:
-    """Read a bundle's header, and compare its digest with the one recorded beside it, if any.
-
-    Raises:
-        UserError: If it is no whole bundle, was changed, or holds no restorer.
-    """
-    from pipeline.errors import UserError
-    from vsp_model.bundle import open_bundle
-    from vsp_model.files import CheckpointError, checksum_path, sha256_of, verify
-
-    try:
-        with open_bundle(path) as bundle:
-            info = bundle.info
-        digest = verify(path) if checksum_path(path).is_file() else sha256_of(path)
-    except CheckpointError as error:
-        raise UserError(str(error)) from None
-    if info.config.kind != "vspbfr":
-        raise UserError(f"{path}: a bundle of kind {info.config.kind!r}; only 'vspbfr' is counted")
-    return Source(path, info.config, digest, info)
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that this machine does not have, before anything is counted.
-
-    Raises:
-        UserError: If there is none of that name.
-    """
-    from pipeline.errors import UserError
-    from vsp_model import runtime
-
-    try:
-        runtime.resolve_device(name)
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
 
 
 def measure(

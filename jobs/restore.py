@@ -1,9 +1,8 @@
 """`vsp restore`: shards of aligned faces -> the same shards, restored, each with its sidecar."""
 
-import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from pipeline.stages.restore import RestoreConfig
 
 EXAMPLE = "vsp restore 'shards/{000000..000011}.tar' restored/ --seed 1"
-DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "configs" / "models" / "vspbfr-64.yaml"
 PoolName = Literal["local", "ray"]
 
 
@@ -53,6 +51,7 @@ def command(
     75 stopped by a signal.
     """
     from jobs import config as configs
+    from jobs.models import DEFAULT_MODEL, check_device, model_values, num_cores
     from pipeline.plan import find_shards, make_plan
     from pipeline.stages.restore import RestoreConfig
 
@@ -98,57 +97,6 @@ def restore(plan: "Plan", out: Path, config: "RestoreConfig", pool: PoolName) ->
     return summary
 
 
-def model_values(path: Path) -> dict[str, Any]:
-    """Describe the model at `path` as the settings want it.
-
-    Raises:
-        UserError: If the file is missing, of neither kind or wrong inside.
-    """
-    from jobs import config as configs
-    from pipeline.errors import UserError
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such model; give a .safetensors bundle or a model's .yaml")
-    if path.suffix in (".yaml", ".yml"):
-        model = configs.load_model_config(path).model_dump(mode="json")
-        return {"kind": "untrained", "path": path.resolve(), "config": model}
-    if path.suffix == ".safetensors":
-        return {"kind": "bundle", "path": path.resolve(), "sha256": bundle_sha256(path)}
-    raise UserError(f"{path}: neither .safetensors nor .yaml; make a bundle with `vsp convert`")
-
-
-def bundle_sha256(path: Path) -> str:
-    """Digest of a bundle whose header is whole and whose recorded checksum, if any, agrees.
-
-    Raises:
-        UserError: If it is not.
-    """
-    from pipeline.errors import UserError
-    from vsp_model.bundle import open_bundle
-    from vsp_model.files import CheckpointError, checksum_path, sha256_of, verify
-
-    try:
-        with open_bundle(path):
-            return verify(path) if checksum_path(path).is_file() else sha256_of(path)
-    except CheckpointError as error:
-        raise UserError(str(error)) from None
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that this machine does not have, before anything is started.
-
-    Raises:
-        UserError: If there is none of that name.
-    """
-    from pipeline.errors import UserError
-    from vsp_model.runtime import resolve_device
-
-    try:
-        resolve_device(name)
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
-
-
 def make_pool(name: PoolName) -> "Pool":
     """Make the pool of one worker that `--pool` names; Ray is imported only if asked for."""
     if name == "local":
@@ -158,13 +106,6 @@ def make_pool(name: PoolName) -> "Pool":
     from pipeline.pools.ray import RayPool
 
     return RayPool()
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def show_progress(summary: "Summary") -> None:

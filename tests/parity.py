@@ -59,6 +59,7 @@ def read_keys(path: Path) -> Specs:
 def run_part(path: Path, keys: Specs) -> list[Result]:
     """Run one file and print its lines; an exception is a failed line, not the end."""
     results: list[Result] = []
+    start = time.monotonic()
 
     def report(result: Result) -> None:
         results.append(result)
@@ -74,6 +75,7 @@ def run_part(path: Path, keys: Specs) -> list[Result]:
         traceback.print_exc()
         vectors.fail("*", f"{type(error).__name__}: {error}".splitlines()[0])
     vectors.fail_unchecked()
+    print(f"{vectors.part}: {len(results)} lines, {time.monotonic() - start:.1f} s", flush=True)
     return results
 
 

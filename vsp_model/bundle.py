@@ -30,6 +30,7 @@ from vsp_model.stylegan2 import StyleGAN2Config
 from vsp_model.vspbfr import VSPBFRConfig
 
 _ENTRY = "vsp"
+_ALIGNMENT = 64  # bytes; torch's own
 _BESIDE = ("training.", "kept.")
 _CODES = {
     torch.float64: "F64",
@@ -102,6 +103,11 @@ class Spec(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the data."""
+        return prod(self.shape) * self.dtype.itemsize
+
     def __str__(self) -> str:
         """As in ``float32 (3, 512)``."""
         return f"{str(self.dtype).removeprefix('torch.')} {self.shape}"
@@ -157,11 +163,11 @@ class Bundle:
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with ``prefix``, by the rest of the name."""
-        return {name: self._file.get_tensor(prefix + name) for name in self.names(prefix)}
+        return {name: self._aligned(prefix + name) for name in self.names(prefix)}
 
     def tensor(self, name: str) -> Tensor | None:
         """One tensor by its whole name, if it is there."""
-        return self._file.get_tensor(name) if name in self.specs else None
+        return self._aligned(name) if name in self.specs else None
 
     def main_specs(self) -> Specs:
         """Types and shapes of what the model itself needs."""
@@ -169,7 +175,15 @@ class Bundle:
 
     def main_tensors(self) -> dict[str, Tensor]:
         """The tensors that the model itself needs."""
-        return {name: self._file.get_tensor(name) for name in self.main_specs()}
+        return {name: self._aligned(name) for name in self.main_specs()}
+
+    def _aligned(self, name: str) -> Tensor:
+        """A tensor whose memory begins like that of any other tensor.
+
+        Vectorised loops take other steps, and round otherwise, where memory begins between.
+        """
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
 @contextmanager
@@ -203,6 +217,11 @@ def _info(path: Path, metadata: Mapping[str, str]) -> BundleInfo:
         raise CheckpointError(f"{path}: metadata: {explain(error)}") from None
 
 
+def _order(spec: Spec) -> tuple[bool, int]:
+    """Of the data in the file, which has no gaps: nearly every tensor is then aligned."""
+    return spec.num_bytes % _ALIGNMENT != 0, -spec.dtype.itemsize
+
+
 class BundleWriter:
     """Writes one tensor after the other, so that a bundle need not fit into memory."""
 
@@ -214,8 +233,8 @@ class BundleWriter:
         header: dict[str, object] = {"__metadata__": metadata}
         self._begin: dict[str, int] = {}
         end = 0
-        for name, spec in sorted(specs.items(), key=lambda item: -item[1].dtype.itemsize):
-            begin, end = end, end + prod(spec.shape) * spec.dtype.itemsize
+        for name, spec in sorted(specs.items(), key=lambda item: _order(item[1])):
+            begin, end = end, end + spec.num_bytes
             self._begin[name] = begin
             header[name] = {
                 "dtype": _CODES[spec.dtype],
@@ -223,7 +242,7 @@ class BundleWriter:
                 "data_offsets": (begin, end),
             }
         text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # the widest types come first: so all tensors are aligned
+        text += b" " * (-(8 + len(text)) % _ALIGNMENT)
         file.write(len(text).to_bytes(8, "little") + text)
         self._data = 8 + len(text)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vsp_model.config import Config
 from vsp_model.diffusion import Schedule, posterior_mean, q_sample, sqrt_linear_schedule
-from vsp_model.ops import GAIN, SLOPE, pixel_norm
+from vsp_model.ops import GAIN, SLOPE, linear, pixel_norm
 
 
 class CodeDiffuserConfig(Config):
@@ -39,6 +39,14 @@ class CodeDiffuserConfig(Config):
         return self
 
 
+class ItemLinear(nn.Linear):
+    """A linear layer whose result for an item doesn't depend on its place in the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, I) -> (B, T, O)."""
+        return linear(x, self.weight, self.bias)
+
+
 class _ScaledLeakyReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, SLOPE) * GAIN
@@ -52,9 +60,9 @@ class TokenAttention(nn.Module):
 
     def __init__(self, num_tokens: int, style_dim: int) -> None:
         super().__init__()
-        self.query = nn.Linear(style_dim + 1, style_dim, bias=False)
-        self.key = nn.Linear(style_dim, style_dim, bias=False)
-        self.value = nn.Linear(style_dim, style_dim, bias=False)
+        self.query = ItemLinear(style_dim + 1, style_dim, bias=False)
+        self.key = ItemLinear(style_dim, style_dim, bias=False)
+        self.value = ItemLinear(style_dim, style_dim, bias=False)
         self.scale = num_tokens**-0.5
         _init_attention(self, gain=0.5)
 
@@ -65,20 +73,23 @@ class TokenAttention(nn.Module):
 
 
 class FeatureAttention(nn.Module):
-    """Attention over the D features, normalised over key features (axis 1), then layer norm."""
+    """Attention over the D features, normalised over the key features, then layer norm."""
 
     def __init__(self, style_dim: int) -> None:
         super().__init__()
-        self.query = nn.Linear(style_dim, style_dim, bias=False)
-        self.key = nn.Linear(style_dim + 1, style_dim, bias=False)
-        self.value = nn.Linear(style_dim, style_dim, bias=False)
+        self.query = ItemLinear(style_dim, style_dim, bias=False)
+        self.key = ItemLinear(style_dim + 1, style_dim, bias=False)
+        self.value = ItemLinear(style_dim, style_dim, bias=False)
         self.scale = style_dim**-0.5
         _init_attention(self, gain=2.0)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, T, D), condition (B, T, D + 1) -> (B, T, D)."""
-        scores = self.key(condition).transpose(1, 2) @ self.query(x) * self.scale  # (B, D, D)
-        return F.layer_norm(self.value(x) @ scores.softmax(dim=1), x.shape[-1:])
+        # Key features along the last axis, where a softmax row is one run of memory: along another
+        # axis its bits would depend on how threads share the batch.
+        scores = self.query(x).transpose(1, 2) @ self.key(condition) * self.scale  # (B, D, D)
+        weights = scores.softmax(dim=-1).transpose(1, 2)  # each column sums to one
+        return F.layer_norm(self.value(x) @ weights, x.shape[-1:])
 
 
 def _init_attention(module: TokenAttention | FeatureAttention, gain: float) -> None:
@@ -87,15 +98,15 @@ def _init_attention(module: TokenAttention | FeatureAttention, gain: float) -> N
     PyTorch's own start makes the feature softmax almost uniform; the values then average out and
     the layer norm behind it magnifies rounding errors to the size of the signal.
     """
-    for linear, scale in ((module.query, gain), (module.key, gain), (module.value, 1.0)):
-        nn.init.normal_(linear.weight, std=scale * linear.in_features**-0.5)
+    for layer, scale in ((module.query, gain), (module.key, gain), (module.value, 1.0)):
+        nn.init.normal_(layer.weight, std=scale * layer.in_features**-0.5)
 
 
 def _condition_mlp(style_dim: int, *, gain: float, final: nn.Module) -> nn.Sequential:
-    last = nn.Linear(style_dim, style_dim)
+    last = ItemLinear(style_dim, style_dim)
     nn.init.normal_(last.weight, std=gain * style_dim**-0.5)
     return nn.Sequential(
-        nn.Linear(style_dim + 1, style_dim),
+        ItemLinear(style_dim + 1, style_dim),
         nn.LayerNorm(style_dim),
         _ScaledLeakyReLU(),
         last,

@@ -266,7 +266,9 @@ def _settle(source: Source, kind: str, *, training: bool) -> None:
 def _info(
     kind: str, parts: Mapping[str, Config], sources: Sequence[Source], *, training: bool
 ) -> BundleInfo:
-    main = {name: config.model_dump() for name, config in parts.items() if "." not in name}
+    main = {
+        name: config.model_dump(mode="json") for name, config in parts.items() if "." not in name
+    }
     if isinstance(parts.get("diffuser"), CodeDiffuserConfig):  # its tensors don't show the tokens
         main["diffuser"]["num_tokens"] = main["encoder"]["num_tokens"]
     values: dict[str, object] = {"config": {"kind": kind, **main}}

@@ -18,6 +18,7 @@ from vsp_model.ops import (
     bias_act,
     dilated_conv2d,
     fir_kernel,
+    linear,
     modulated_conv2d,
     pixel_norm,
     upfirdn2d,
@@ -55,7 +56,7 @@ class EqualLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
         # Scaling the input equals scaling the weight, and the input is the smaller of the two.
-        y = F.linear(x * self.input_gain, self.weight, self.bias * self.bias_gain)
+        y = linear(x * self.input_gain, self.weight, self.bias * self.bias_gain)
         return F.leaky_relu_(y, SLOPE) if self.activate else y
 
 

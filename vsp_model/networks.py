@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ from vsp_model.style_encoder import StyleEncoder
 from vsp_model.stylegan2 import StyleGAN2
 
 
+@lru_cache(maxsize=8)
+def _hollow_state(build: Callable[[Any], nn.Module], config: Config) -> dict[str, Tensor]:
+    return hollow(lambda: build(config)).state_dict()
+
+
 @dataclass(frozen=True)
 class Network:
     """A network's class and its published form. ``Any`` stands for its own configuration."""
@@ -32,12 +38,11 @@ class Network:
 
     def specs(self, config: Config) -> Specs:
         """Types and shapes of our tensors."""
-        return specs_of(hollow(lambda: self.build(config)).state_dict())
+        return specs_of(_hollow_state(self.build, config))
 
     def published_hollow(self, config: Config) -> dict[str, Tensor]:
         """The published tensors without data."""
-        state = hollow(lambda: self.build(config)).state_dict()
-        return published.store_published(self.layout(config), state)
+        return published.store_published(self.layout(config), _hollow_state(self.build, config))
 
     def published_specs(self, config: Config) -> Specs:
         """Types and shapes of the published tensors."""
@@ -52,8 +57,7 @@ def _identity_net(config: Any) -> nn.Module:
 
 def _identity_layout(config: Any) -> published.Layout:
     """Our names are torchvision's, as published."""
-    names = hollow(lambda: _identity_net(config)).state_dict()
-    return [published.Rule(name, (name,)) for name in names]
+    return [published.Rule(name, (name,)) for name in _hollow_state(_identity_net, config)]
 
 
 def identity_config(values: Mapping[str, Any]) -> Config:

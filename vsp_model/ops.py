@@ -79,6 +79,25 @@ def bias_act(x: Tensor, bias: Tensor) -> Tensor:
     return F.leaky_relu_(torch.add(bias, x, alpha=GAIN), SLOPE)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b, where an item's result doesn't depend on its place in the batch.
+
+    One product over all rows computes a row by its place (edges of a tile are summed in another
+    order), so items that change places would change their last bits. Without gradients every item
+    is a product of its own; in training, where nobody asks for that, it is one product.
+
+    Args:
+        x: (B, I) or (B, T, I).
+        weight: (O, I).
+        bias: (O,).
+    """
+    if torch.is_grad_enabled() or x.shape[0] == 1:
+        return F.linear(x, weight, bias)
+    items = x.reshape(x.shape[0], -1, x.shape[-1])
+    y = torch.bmm(items, weight.t().expand(len(items), -1, -1)).reshape(*x.shape[:-1], -1)
+    return y if bias is None else y + bias.to(y.dtype)
+
+
 def pixel_norm(x: Tensor) -> Tensor:
     """Divide by the root mean square over axis 1 (features of (B, D), tokens of (B, T, D))."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
@@ -99,7 +118,7 @@ def demodulation(weight: Tensor, modulation: Tensor) -> Tensor:
     wide = torch.promote_types(weight.dtype, torch.float32)
     with torch.autocast(weight.device.type, enabled=False):
         energy = weight.to(wide).square().sum(dim=(2, 3))  # (O, I)
-        return torch.rsqrt(F.linear(modulation.to(wide).square(), energy) + 1e-8)
+        return torch.rsqrt(linear(modulation.to(wide).square(), energy) + 1e-8)
 
 
 def modulated_conv2d(

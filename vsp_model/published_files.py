@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -116,6 +117,10 @@ def read(path: Path) -> Contents:
             allows (nothing of it is run), an unknown kind of file or section, a stray entry.
         OSError: if the file can't be read.
     """
+    if path.suffix == ".safetensors":  # torch.load reads these too
+        raise CheckpointError(
+            f"{path}: a bundle, expected a published file; --to-published goes back"
+        )
     entries = _unpickle(path)
     kind = _kind_of(path, entries)
     entries, sections = _split(path, kind, entries)
@@ -147,13 +152,14 @@ _ALLOWED: list[Any] = [
 def _unpickle(path: Path) -> dict[str, Any]:
     path.open("rb").close()  # torch's own error would not be an OSError
     try:
-        with safe_globals(_ALLOWED):
+        with safe_globals(_ALLOWED), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             value = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_explain(error)}") from None
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a whole PyTorch checkpoint ({reason})") from None
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
@@ -169,7 +175,7 @@ def _explain(error: pickle.UnpicklingError) -> str:
             f"refused: the pickle asks for {asked[1]}, which is not on the list of what a "
             "checkpoint may hold; nothing of it was run"
         )
-    first = text.split("WeightsUnpickler error: ")[-1].splitlines()[0]
+    first = text.split("WeightsUnpickler error: ")[-1].strip().splitlines()[0]
     return f"not a PyTorch checkpoint ({first}); is the download complete?"
 
 

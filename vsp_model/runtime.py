@@ -1,6 +1,7 @@
-"""Running a restorer: device, precision, memory format, compilation and the check for NaN.
+"""Running a restorer: device, precision, compilation and the check for NaN.
 
-The networks name no device and no precision; this is the one place that does.
+The networks name no device and no precision; this is the one place that does. Everything runs in
+``channels_last``, the faster format and the one that keeps bits in place (``vspbfr.FORMAT``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from vsp_model.config import Config
 from vsp_model.faces import check_faces, finite_items
 from vsp_model.randomness import NoiseMode, RandomInputs, draw
-from vsp_model.vspbfr import VSPBFR
+from vsp_model.vspbfr import FORMAT, VSPBFR
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -31,7 +32,6 @@ class RuntimeConfig(Config):
     """"cpu", "cuda", "cuda:1", "mps"."""
     precision: Precision = "fp32"
     """Autocast; weights stay float32. Error bounds: docs/performance.md."""
-    channels_last: bool = True
     compile: bool = False
     """torch.compile without graph breaks; needs a compiler on the machine."""
 
@@ -44,9 +44,8 @@ class Runtime:
 
     def __init__(self, model: VSPBFR, config: RuntimeConfig) -> None:
         self.config = config
-        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._device = resolve_device(config.device)
-        self.model = model.eval().to(self._device).to(memory_format=self._format)
+        self.model = model.eval().to(self._device).to(memory_format=FORMAT)
         self._forward = torch.compile(self.model, fullgraph=True) if config.compile else self.model
 
     @property
@@ -77,7 +76,7 @@ class Runtime:
         """
         check_faces(lq, self.size, keys)
         random = draw(self.model.random_shapes, keys, seed, noise).to(self._device)
-        lq = lq.to(self._device, memory_format=self._format, non_blocking=True)
+        lq = lq.to(self._device, memory_format=FORMAT, non_blocking=True)
         restored = self.forward(lq, random)
         bad = ~finite_items(restored)
         if self.config.precision != "fp32" and bad.any():

@@ -24,6 +24,10 @@ from vsp_model.smart import SmartLayer
 from vsp_model.style_encoder import StyleEncoder, StyleEncoderConfig
 from vsp_model.stylegan2 import StyleGAN2, StyleGAN2Config
 
+# Faster on CPU and GPU, and the one format in which oneDNN's dilated convolutions give an item the
+# same bits at every place in the batch.
+FORMAT = torch.channels_last
+
 
 class VSPBFRConfig(Config):
     """The whole chain; the defaults are the published 512 model."""
@@ -178,7 +182,7 @@ class VSPBFR(nn.Module):
         """
         check_faces(lq, self.size, keys)
         random = draw(self.random_shapes, keys, seed, noise, mixing=mixing)
-        return self(lq, random.to(lq.device))
+        return self(lq.contiguous(memory_format=FORMAT), random.to(lq.device))
 
     @torch.no_grad()
     def inspect(
@@ -191,6 +195,7 @@ class VSPBFR(nn.Module):
         """
         check_faces(lq, self.size, keys)
         random = draw(self.random_shapes, keys, seed, noise).to(lq.device)
+        lq = lq.contiguous(memory_format=FORMAT)
         codes, w_plus = self.prompt(lq, random.start)
         stop = self.image_stop
         sides = self.prior.noise_sides(stop)

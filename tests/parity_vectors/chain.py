@@ -21,7 +21,7 @@ from vsp_model.vspbfr import VSPBFR, VSPBFRConfig
 
 def encoder(vectors: Vectors) -> None:
     """Codes of an image at the input size, stage by stage, and of a larger one."""
-    model = networks.network(vectors, "encoder", vectors.meta["namespace"])
+    model = networks.round_less(networks.network(vectors, "encoder", vectors.meta["namespace"]))
     image = vectors.source("image256")
     _check_pyramid(vectors, model, image)
     with networks.checked_stages(vectors, model, networks.style_encoder_stages(model)):
@@ -141,15 +141,16 @@ def pipeline(vectors: Vectors) -> None:
         prior_noise=prior_noise,
         restoration_noise=vectors.noise(f"noise/{namespaces[3]}"),
     )
-    with _checked_as(vectors, model.encoder, "w_low"):
-        restored = model(lq, random)
+    codes, w_plus = model.prompt(lq, random.start)
+    vectors.check("w_low", codes)
+    vectors.check("w_denoised", w_plus)
+    restored = model(lq, random)
     vectors.check("restored", restored)
     vectors.check("restored_float01", (restored.clamp(-1, 1) + 1) / 2)
-    _check_prior(vectors, model, model.prompt(lq, random.start)[1], prior_noise)
+    _check_prior(vectors, model, w_plus, prior_noise)
 
 
 def _check_prior(vectors: Vectors, model: VSPBFR, w_plus: Tensor, noise: list[Tensor]) -> None:
-    vectors.check("w_denoised", w_plus)
     synthesis = model.prior(w_plus, noise, image=True)
     for k, feature in enumerate(synthesis.features):
         vectors.check(f"feature{k}", feature)
@@ -158,7 +159,7 @@ def _check_prior(vectors: Vectors, model: VSPBFR, w_plus: Tensor, noise: list[Te
 
 def _assembled(vectors: Vectors, namespaces: list[str]) -> VSPBFR:
     """The assembled model around filled networks: a second set of weights would cost 1.7 GB."""
-    encoder = networks.network(vectors, "encoder", namespaces[0])
+    encoder = networks.round_less(networks.network(vectors, "encoder", namespaces[0]))
     diffuser = networks.code_diffuser(vectors, namespaces[1], encoder.config.num_tokens)
     prior = networks.network(vectors, "prior", namespaces[2])
     restoration = networks.network(vectors, "restoration", namespaces[3])

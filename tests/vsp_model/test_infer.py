@@ -81,7 +81,9 @@ def test_one_misshapen_tensor_does_not_sway_the_others():
 
 
 def test_missing_numbers_are_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"^missing tensors: nothing is named .*modulation") as told:
+    with pytest.raises(
+        ValueError, match=r"^missing tensors: nothing is named .*modulation"
+    ) as told:
         infer.infer_stylegan2({"to_rgbs.0.bias": torch.zeros(3)})
     assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match=r"^1 resolutions found"):

@@ -1,0 +1,65 @@
+"""What several commands ask about a model: which file, what is in it, where it can run."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vsp_model.bundle import BundleInfo
+
+DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "configs" / "models" / "vspbfr-64.yaml"
+
+
+def model_values(path: Path) -> dict[str, Any]:
+    """Describe the model at `path` as the settings want it.
+
+    Raises:
+        UserError: If the file is missing, of neither kind or wrong inside.
+    """
+    from jobs import config as configs
+    from pipeline.errors import UserError
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such model; give a .safetensors bundle or a model's .yaml")
+    if path.suffix in (".yaml", ".yml"):
+        model = configs.load_model_config(path).model_dump(mode="json")
+        return {"kind": "untrained", "path": path.resolve(), "config": model}
+    if path.suffix == ".safetensors":
+        return {"kind": "bundle", "path": path.resolve(), "sha256": read_bundle(path)[1]}
+    raise UserError(f"{path}: neither .safetensors nor .yaml; make a bundle with `vsp convert`")
+
+
+def read_bundle(path: Path) -> "tuple[BundleInfo, str]":
+    """What a bundle says of itself, and its sha256; no weights are read into memory.
+
+    Raises:
+        CheckpointError: If it is not whole, or differs from the checksum recorded beside it.
+    """
+    from vsp_model.bundle import open_bundle
+    from vsp_model.files import checksum_path, sha256_of, verify
+
+    with open_bundle(path) as bundle:
+        info = bundle.info
+    return info, verify(path) if checksum_path(path).is_file() else sha256_of(path)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have, before anything is started.
+
+    Raises:
+        UserError: If there is none of that name.
+    """
+    from pipeline.errors import UserError
+    from vsp_model.runtime import resolve_device
+
+    try:
+        resolve_device(name)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
