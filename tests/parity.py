@@ -69,6 +69,7 @@ def run_part(path: Path, keys: Specs) -> list[Result]:
     try:
         with torch.no_grad():
             PARTS[vectors.part](vectors)
+            vectors.check_unread_sources()
     except KeyError as error:
         vectors.fail("*", f"KeyError: {error}" if vectors.part in PARTS else "unknown part")
     except Exception as error:

@@ -169,6 +169,13 @@ class Vectors:
         """Record something that could not be compared."""
         self._report(Result(self.part, name, math.inf, 0.0, note))
 
+    def check_unread_sources(self) -> None:
+        """Compare recorded inputs that the part had no use for, such as a second z."""
+        for key, entry in self.meta.get("inputs", {}).items():
+            for each in entry if isinstance(entry[0], list) else [entry]:
+                if {key, each[1], DIGEST + each[1]} & self.pending:
+                    self._rebuilt(each, stored_as=key)
+
     def fail_unchecked(self) -> None:
         """One failure for each entry that nobody compared or read."""
         for entry in [e for e in self.entries if e in self.pending]:
