@@ -1,4 +1,4 @@
-"""What every test shares: fixed thread counts, a seeded torch, the folder of shared data."""
+"""What every test shares: fixed thread counts, a seeded torch, shared data, one Ray."""
 
 import os
 import sys
@@ -27,3 +27,14 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip("needs the folder of shared data beside the checkout")
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_started():
+    """One embedded Ray for the whole session; whichever test needs it first starts it."""
+    from pipeline.pools import ray as pools
+
+    ours = pools.start_embedded(num_workers=2)
+    yield pools.ray
+    if ours:
+        pools.ray.shutdown()

@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vsp_model.config import Config
@@ -22,8 +22,8 @@ class CodeDiffuserConfig(Config):
 
     num_tokens: int = 18
     style_dim: int = 512
-    num_blocks: int = 4
-    num_steps: int = 4
+    num_blocks: int = Field(4, ge=1, le=64)
+    num_steps: int = Field(4, le=1000)
     beta_start: float = 0.1
     beta_end: float = 0.99
 

@@ -34,6 +34,19 @@ def num_style_slots(size: int) -> int:
     return 2 * num_levels(size)
 
 
+def check_channels(channels: tuple[int, ...], size: int) -> None:
+    """Refuse a channel table that has not one width for each of 4, 8, ..., size.
+
+    Raises:
+        ValueError: with both counts.
+    """
+    if len(channels) != num_levels(size):
+        raise ValueError(
+            f"channels: {len(channels)} values for size {size}, "
+            f"expected {num_levels(size)} (4, 8, ..., {size})"
+        )
+
+
 def published_channels(size: int, multiplier: int = 2) -> tuple[int, ...]:
     """Channels at 4, 8, ..., size of every published network (``multiplier`` 2)."""
     sides = (MIN_SIZE << level for level in range(num_levels(size)))

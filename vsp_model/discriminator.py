@@ -8,7 +8,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from vsp_model.config import MIN_SIZE, Config, num_levels, published_channels
+from vsp_model.config import MIN_SIZE, Config, check_channels, published_channels
 from vsp_model.layers import ConvLayer, EqualLinear, ResBlock
 
 
@@ -23,11 +23,7 @@ class DiscriminatorConfig(Config):
 
     @model_validator(mode="after")
     def _one_width_per_level(self) -> Self:
-        if len(self.channels) != num_levels(self.size):
-            raise ValueError(
-                f"channels: {len(self.channels)} values for size {self.size}, "
-                f"expected {num_levels(self.size)} (4, 8, ..., {self.size})"
-            )
+        check_channels(self.channels, self.size)
         return self
 
 

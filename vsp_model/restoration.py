@@ -12,10 +12,17 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vsp_model.config import MIN_SIZE, Config, num_levels, num_style_slots, published_channels
+from vsp_model.config import (
+    MIN_SIZE,
+    Config,
+    check_channels,
+    num_levels,
+    num_style_slots,
+    published_channels,
+)
 from vsp_model.layers import AggregatedConv, EqualLinear, MappingNetwork, StyledConv, ToRGB
 from vsp_model.smart import SmartLayer
 
@@ -29,7 +36,7 @@ class RestorationConfig(Config):
     channels: tuple[int, ...] = published_channels(512)
     """At 4, 8, ..., size."""
     global_dim: int = 1024
-    mapping_layers: int = 8
+    mapping_layers: int = Field(8, ge=1, le=64)
     mapping_lr_multiplier: float = 0.01
     dilations: tuple[int, ...] = (1, 2, 4, 8)
     dropout: float = 0.5
@@ -43,11 +50,7 @@ class RestorationConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(self.channels) != num_levels(self.size):
-            raise ValueError(
-                f"channels: {len(self.channels)} values for size {self.size}, "
-                f"expected {num_levels(self.size)} (4, 8, ..., {self.size})"
-            )
+        check_channels(self.channels, self.size)
         odd = [c for c in self.channels if c % len(self.dilations)]
         if odd:
             raise ValueError(

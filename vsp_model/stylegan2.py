@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vsp_model.config import (
     MIN_SIZE,
     Config,
+    check_channels,
     num_levels,
     num_style_slots,
     published_channels,
@@ -31,16 +32,12 @@ class StyleGAN2Config(Config):
     style_dim: int = 512
     channels: tuple[int, ...] = published_channels(1024)
     """At 4, 8, ..., size."""
-    mapping_layers: int = 8
+    mapping_layers: int = Field(8, ge=1, le=64)
     mapping_lr_multiplier: float = 0.01
 
     @model_validator(mode="after")
     def _one_width_per_level(self) -> Self:
-        if len(self.channels) != num_levels(self.size):
-            raise ValueError(
-                f"channels: {len(self.channels)} values for size {self.size}, "
-                f"expected {num_levels(self.size)} (4, 8, ..., {self.size})"
-            )
+        check_channels(self.channels, self.size)
         return self
 
     @property

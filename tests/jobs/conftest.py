@@ -1,17 +1,6 @@
-"""A Ray for the commands that want one, and `vsp` as a function."""
+"""`vsp` as a function."""
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def ray_started():
-    """One embedded Ray for the whole session; whichever test needs it first starts it."""
-    from pipeline.pools import ray as pools
-
-    ours = pools.start_embedded(num_workers=2)
-    yield pools.ray
-    if ours:
-        pools.ray.shutdown()
 
 
 @pytest.fixture

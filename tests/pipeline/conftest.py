@@ -72,14 +72,3 @@ def make():
 def config() -> RestoreConfig:
     model = Bundle(path=Path("identity.safetensors"), sha256="0" * 64)
     return RestoreConfig(model=model, batch_size=3, threads=1)
-
-
-@pytest.fixture(scope="session")
-def ray_started():
-    """One embedded Ray for the whole session; whichever test needs it first starts it."""
-    from pipeline.pools import ray as pools
-
-    ours = pools.start_embedded(num_workers=2)
-    yield pools.ray
-    if ours:
-        pools.ray.shutdown()
