@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class RandomShapes:
 
 def generator_for(seed: int, key: str, purpose: str) -> np.random.Generator:
     """The stream of one image and purpose; equal arguments give equal numbers on any machine."""
-    digest = hashlib.sha256(f"{seed}|{purpose}|{key}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}|{purpose}|{key}".encode("utf-8", "surrogatepass")).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
 
 
@@ -86,7 +86,12 @@ def draw(
             fixed stream, the same for every image and run, and injects no noise.
         mixing: style mixing as published: with probability 0.5 a second z from a slot drawn
             uniformly in 1 ... num_slots - 1 on.
+
+    Raises:
+        ValueError: for another mode.
     """
+    if mode not in get_args(NoiseMode):
+        raise ValueError(f"noise mode {mode!r}: expected one of {', '.join(get_args(NoiseMode))}")
     codes = [_codes(shapes, _stream(seed, key, mode), mixing=mixing) for key in keys]
     start, z, inject = (torch.from_numpy(np.stack(part)) for part in zip(*codes, strict=True))
     if mode == "mean":

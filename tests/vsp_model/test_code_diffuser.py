@@ -145,3 +145,14 @@ def test_more_steps_are_a_setting():
     states = CodeDiffuser(config).chain(torch.randn(1, 3, 4), torch.randn(1, 3, 4))
     assert len(states) == 7
     assert states[-1].isfinite().all()
+
+
+def test_at_the_published_width_bits_do_not_depend_on_the_place_in_the_batch():
+    diffuser = CodeDiffuser(CodeDiffuserConfig()).requires_grad_(False)
+    condition, start = torch.randn(5, 18, 512), torch.randn(5, 18, 512)
+    with torch.no_grad():
+        for count in (2, 3, 5):
+            first = diffuser.sample(condition[:count], start[:count])
+            order = [*range(1, count), 0]
+            rolled = diffuser.sample(condition[order], start[order])
+            assert torch.equal(rolled, first[order])
