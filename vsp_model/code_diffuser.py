@@ -43,8 +43,18 @@ class ItemLinear(nn.Linear):
     """A linear layer whose result for an item doesn't depend on its place in the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, I) -> (B, T, O)."""
-        return linear(x, self.weight, self.bias)
+        """(B, T, I) -> (B, T, O), in the precision of ``x``."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return linear(x, self.weight.to(x.dtype), bias)
+
+
+class ItemLayerNorm(nn.LayerNorm):
+    """Layer norm in the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 class _ScaledLeakyReLU(nn.Module):
@@ -107,7 +117,7 @@ def _condition_mlp(style_dim: int, *, gain: float, final: nn.Module) -> nn.Seque
     nn.init.normal_(last.weight, std=gain * style_dim**-0.5)
     return nn.Sequential(
         ItemLinear(style_dim + 1, style_dim),
-        nn.LayerNorm(style_dim),
+        ItemLayerNorm(style_dim),
         _ScaledLeakyReLU(),
         last,
         final,
@@ -135,8 +145,8 @@ class TACCBlock(nn.Module):
 class CodeDiffuser(nn.Module):
     """Degraded codes -> clean codes, by a short deterministic reverse diffusion.
 
-    All of it stays in float32 under autocast: the chain amplifies rounding errors about twentyfold,
-    and it is 0.3 % of the operations.
+    All of it stays in float32 or wider under autocast: the chain amplifies rounding errors, and it
+    is 0.3 % of the operations.
     """
 
     coefficients: Tensor
@@ -179,12 +189,17 @@ class CodeDiffuser(nn.Module):
         return self.chain(codes, start)[-1]
 
     def chain(self, codes: Tensor, start: Tensor) -> list[Tensor]:
-        """The state after each reverse step, noisiest first, each (B, T, D)."""
+        """The state after each reverse step, noisiest first, each (B, T, D).
+
+        Without gradients it runs in float64 where the device has it: a rounding error of the codes
+        grows a thousandfold on the way, and would show between one batch size and another.
+        """
+        wide = not torch.is_grad_enabled() and codes.device.type != "mps"
+        condition, x = (codes.double(), start.double()) if wide else (codes, start)
         states = []
         for t in reversed(range(self.config.num_steps)):
-            x0 = self(start, codes, t)
-            start = posterior_mean(self.coefficients[:, t], x0, start)
-            states.append(start)
+            x = posterior_mean(self.coefficients[:, t], self(x, condition, t), x)
+            states.append(x.to(codes.dtype))
         return states
 
     def training_start(self, codes: Tensor, noise: Tensor) -> Tensor:
