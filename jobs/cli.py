@@ -12,11 +12,16 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-# Every `jobs.<name>` has a function `command`, whose docstring is the help, and an `EXAMPLE`.
+# Every `jobs.<name>` has a function `command`, whose docstring is the help, and an `EXAMPLE`; or,
+# with subcommands, a typer `app`.
 COMMANDS = {
     "demo": "Restore a few faces from start to end and draw a before/after picture.",
-    "pack": "Put a folder tree of images into shards.",
-    "restore": "Restore shards of aligned faces.",
+    "pack": "Put a folder tree, zip or list of images into shards.",
+    "degrade": "Degrade clean faces in shards, by the paper's model or others' ranges.",
+    "restore": "Restore faces: shards of aligned ones, or those in a folder of photos.",
+    "status": "Tell how far a run is.",
+    "verify": "Check that every record is accounted for, and every checksum.",
+    "weights": "List, add and verify weight files, known by their sha256.",
     "convert": "Turn published checkpoints into one bundle, and back.",
     "info": "Count a model's parameters and operations.",
 }
@@ -36,6 +41,9 @@ def make_app(chosen: str | None) -> typer.Typer:
     for name, line in COMMANDS.items():
         if name == chosen:
             module = importlib.import_module(f"jobs.{name}")
+            if hasattr(module, "app"):
+                app.add_typer(module.app, name=name)
+                continue
             app.command(name, epilog=f"Example: {module.EXAMPLE}")(module.command)
         else:
             app.command(name, help=line)(_not_chosen)

@@ -60,7 +60,7 @@ def command(
     Counting builds and runs nothing: the 512 model needs no more memory than the 64 one. --bench
     builds the model (untrained, if all there is is a YAML) and times it on random images.
     """
-    from jobs.models import check_device, num_cores
+    from jobs.models import num_cores, pick_device
     from vsp_model.cost import count
 
     found = find_source(source)
@@ -68,7 +68,7 @@ def command(
         typer.echo(found.config.model_dump_json(indent=1))
         return
     if bench:
-        check_device(device)
+        device = pick_device(device)
     speed = measure(found, device, batch_size, threads or num_cores(), dtype) if bench else None
     cost = count(found.config)
     if as_json:

@@ -10,15 +10,20 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "configs" / "models" / "vspbfr-64.yaml"
 
 
-def model_values(path: Path) -> dict[str, Any]:
-    """Describe the model at `path` as the settings want it.
+def model_values(name: str | Path | None) -> dict[str, Any]:
+    """Describe a model as the settings want it.
+
+    Args:
+        name: A file, a name among `vsp weights`, or None for the default.
 
     Raises:
         UserError: If the file is missing, of neither kind or wrong inside.
     """
     from jobs import config as configs
     from pipeline.errors import UserError
+    from pipeline.weights import resolve
 
+    path = DEFAULT_MODEL if name is None else resolve(name)
     if not path.is_file():
         raise UserError(f"{path}: no such model; give a .safetensors bundle or a model's .yaml")
     if path.suffix in (".yaml", ".yml"):
@@ -43,19 +48,40 @@ def read_bundle(path: Path) -> "tuple[BundleInfo, str]":
     return info, verify(path) if checksum_path(path).is_file() else sha256_of(path)
 
 
-def check_device(name: str) -> None:
-    """Refuse a device that this machine does not have, before anything is started.
+def pick_device(name: str) -> str:
+    """The device that `--device` means; refuses one that this machine does not have.
 
     Raises:
         UserError: If there is none of that name.
     """
+    import torch
+
     from pipeline.errors import UserError
     from vsp_model.runtime import resolve_device
 
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         resolve_device(name)
     except ValueError as error:
         raise UserError(f"--{error}") from None
+    return name
+
+
+def default_batch_size(device: str) -> int:
+    """Faces per run of the model: a GPU wants more to do at once."""
+    return 16 if device.startswith("cuda") else 8
+
+
+def default_workers(device: str, gpus_per_worker: float) -> int:
+    """Replicas of the model: one, or as many as the GPUs of this machine hold."""
+    if device != "cuda":
+        return 1
+    import torch
+
+    return max(1, int(torch.cuda.device_count() / gpus_per_worker))
 
 
 def num_cores() -> int:

@@ -1,126 +1,233 @@
-"""`vsp restore`: shards of aligned faces -> the same shards, restored, each with its sidecar."""
+"""`vsp restore`: faces in shards, or in photos, restored; with a record of every image."""
 
-import time
+import difflib
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.models import (
+    default_batch_size,
+    default_workers,
+    model_values,
+    num_cores,
+    pick_device,
+)
+from jobs.running import PoolName
+
 if TYPE_CHECKING:
-    from pipeline.plan import Plan
-    from pipeline.pools.base import Pool
-    from pipeline.runner import Summary
-    from pipeline.stages.restore import RestoreConfig
+    from jobs.running import Job
+    from pipeline.replica import ReplicaConfig
 
 EXAMPLE = "vsp restore 'shards/{000000..000011}.tar' restored/ --seed 1"
-PoolName = Literal["local", "ray"]
+PHOTOS_PER_CHUNK = 8
 
 
 def command(
     source: Annotated[
-        str, typer.Argument(metavar="IN", help="A tar, a folder of tars, or a pattern of them.")
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="Shards (a tar, a folder or pattern, s3://...), a folder of photos, or one.",
+        ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the restored shards.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the output.")],
     model: Annotated[
-        Path | None,
-        typer.Option(help="Bundle (.safetensors), or a model's YAML for an untrained one."),
+        str | None,
+        typer.Option(
+            help="Bundle (.safetensors), a name of `vsp weights`, or a model's YAML, untrained."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes everything random.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per run of the model.")] = 8,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Torch threads; all cores by default.")
+    blend: Annotated[
+        float, typer.Option(min=0, max=1, help="1 the restored face, 0 the input's.")
+    ] = 1.0,
+    keep_size: Annotated[
+        bool, typer.Option("--keep-size", help="Shards: give faces back at the input's size.")
+    ] = False,
+    photos: Annotated[
+        bool, typer.Option("--photos", help="Find the faces, whatever IN looks like.")
+    ] = False,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="Photos are aligned faces: no detection.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Photos: restore faces larger than the model, too.")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write before/after pictures.")
+    ] = False,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Keep copies of refused and failed records.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Only the first N images; 0 for all.")] = 0,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Do failed records again.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget what is done in OUT and start over.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Faces per run of the model.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Torch threads of a worker; all cores by default.")
+    ] = None,
+    codec_threads: Annotated[
+        int, typer.Option(min=1, max=24, help="Threads of a worker that decode and encode.")
+    ] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Replicas of the model; one, or one a GPU.")
+    ] = None,
     pool: Annotated[
-        PoolName, typer.Option(help="An embedded Ray actor, or this process: the same bytes.")
-    ] = "ray",
+        PoolName, typer.Option(help="Where workers run: the bytes are the same.")
+    ] = "auto",
+    ray_address: Annotated[
+        str, typer.Option(help="Join a running Ray cluster, as 10.0.0.5:6379 or auto.")
+    ] = "",
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0.01, help="Share of a GPU that a worker takes.")
+    ] = 1.0,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for a full disk or a silent store.")
+    ] = 600.0,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, as noise=mean."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
     dry_run: Annotated[
         bool, typer.Option("-n", "--dry-run", help="Print settings and plan, and stop.")
     ] = False,
 ) -> int:
-    """Restore shards of aligned faces.
+    """Restore faces: shards of aligned ones, or the faces in a folder of photos.
 
-    Every OUT/NAME.tar gets a NAME.parquet with one row per input record: what became of it, and
-    why. A bad image costs its own row. Run the same command again to finish what is missing.
+    Shards: every OUT/NAME.tar gets a NAME.parquet with one row per input record. Photos: the same
+    tree and names, rows in OUT/_vsp/records. A bad image costs its own row. Run the same command
+    again to finish what is missing; see `vsp status OUT` and `vsp verify OUT`.
 
-    Exit code: 0 all restored, 3 some records refused or failed, 1 the run failed, 2 wrong usage,
-    75 stopped by a signal.
+    Exit code: 0 all restored or kept as asked, 3 done, but some records refused or failed, 1 the
+    run failed, 2 wrong usage, 75 stopped by a signal: run it again to go on.
     """
-    from jobs import config as configs
-    from jobs.models import DEFAULT_MODEL, check_device, model_values, num_cores
-    from pipeline.plan import find_shards, make_plan
-    from pipeline.stages.restore import RestoreConfig
+    from jobs.running import RunFlags, existing_settings, run_job
 
-    sources = find_shards(source)
-    values = {
-        "model": model_values(model or DEFAULT_MODEL),
+    there = {} if restart else existing_settings(out)
+    device = pick_device(device)
+    workers = workers or default_workers(device, gpus_per_worker)
+    values: dict[str, Any] = {
+        "model": model_values(model),
         "seed": seed,
-        "batch_size": batch_size,
-        "threads": threads or num_cores(),
+        "blend": blend,
+        "quarantine": quarantine,
+        "limit": limit,
+        # What decides the last bits stays as the run was begun, unless it is asked for otherwise.
+        "batch_size": batch_size or there.get("batch_size") or default_batch_size(device),
+        "threads": threads or there.get("threads") or max(1, num_cores() // workers),
         "runtime": {"device": device},
     }
-    config = configs.resolve(values, RestoreConfig, overrides or ())
-    check_device(config.runtime.device)
-    root = Path(source) if Path(source).is_dir() else None
-    plan = make_plan(sources, out, config.provenance.config, root)
-    if dry_run:
-        typer.echo(config.model_dump_json(indent=1))
-        typer.echo(f"{len(plan.pending)} shards to do, {len(plan.finished)} finished -> {out}")
-        return 0
-    return restore(plan, out, config, pool).exit_code
+    if photos or aligned or is_photos(source):
+        values |= {"force": force, "compare": compare, "aligned": aligned}
+        job = photos_job(source, out, values, overrides or ())
+    else:
+        values |= {"keep_size": keep_size}
+        job = shards_job(source, out, values, overrides or ())
+    flags = RunFlags(
+        pool=pool,
+        workers=workers,
+        ray_address=ray_address,
+        gpus_per_worker=gpus_per_worker if device.startswith("cuda") else 0.0,
+        threads=values["threads"],
+        codec_threads=codec_threads,
+        patience_s=patience,
+        restart=restart,
+        only_failed=only_failed,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+    summary = run_job(job, flags)
+    return summary.exit_code if summary else 0
 
 
-def restore(plan: "Plan", out: Path, config: "RestoreConfig", pool: PoolName) -> "Summary":
-    """Run a plan and tell how it went; nothing is printed that a pipe would choke on."""
-    from functools import partial
+def shards_job(source: str, out: str, values: dict[str, Any], overrides: Sequence[str]) -> "Job":
+    """Restoring shards of aligned faces.
 
-    from pipeline.plan import make_out
-    from pipeline.runner import run
-    from pipeline.stages.restore import RestoreStage
+    Raises:
+        UserError: If a setting is wrong or no shard is found.
+    """
+    from jobs import config as configs
+    from jobs.running import Job, versions
+    from pipeline.plan import find_shards, limited, shard_units
+    from pipeline.stages.restore import RestoreConfig, RestoreStage
 
+    config = configs.resolve(values, RestoreConfig, overrides)
+    warn_untrained(config)
+    units = limited(shard_units(find_shards(source)), config.limit)
+    root = source if Path(source).is_dir() else None
+    stage = partial(RestoreStage, config)
+    return Job("restore", stage, config.provenance, units, out, root, versions())
+
+
+def photos_job(source: str, out: str, values: dict[str, Any], overrides: Sequence[str]) -> "Job":
+    """Restoring the faces in photos.
+
+    Raises:
+        UserError: If a setting is wrong or no photo is found.
+    """
+    from jobs import config as configs
+    from jobs.running import Job, versions
+    from pipeline.plan import find_photos, photo_units
+    from pipeline.sample import IMAGE_SUFFIXES
+    from pipeline.stages.photos import PhotosConfig, PhotosStage
+
+    path = Path(source)
+    root = path if path.is_dir() else path.parent
+    files = find_photos(path, IMAGE_SUFFIXES) if path.is_dir() else (path.name,)
+    config = configs.resolve(values, PhotosConfig, overrides)
+    warn_untrained(config)
+    units = photo_units(root, files[: config.limit or None], PHOTOS_PER_CHUNK)
+    stage = partial(PhotosStage, config)
+    outer = source if path.is_dir() else None
+    return Job("restore", stage, config.provenance, units, out, outer, versions())
+
+
+def is_photos(source: str) -> bool:
+    """Whether IN is a photo or a folder with no shard in it.
+
+    Raises:
+        UserError: If it is a path that does not exist.
+    """
+    from pipeline.errors import UserError
+    from pipeline.sample import IMAGE_SUFFIXES
+    from pipeline.storage import is_remote
+
+    if is_remote(source) or source.endswith(".tar") or any(c in source for c in "*?{["):
+        return False
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{source}: no such file or folder{near(path)}")
+    if path.is_dir():
+        return not any(path.glob("*.tar"))
+    if path.suffix[1:].lower() not in IMAGE_SUFFIXES:
+        wanted = ", ".join(f".{suffix}" for suffix in ("tar", *IMAGE_SUFFIXES))
+        raise UserError(f"{source}: neither shard nor photo (known: {wanted})")
+    return True
+
+
+def near(path: Path) -> str:
+    """A hint at what a mistyped path may have meant."""
+    there = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, there, n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def warn_untrained(config: "ReplicaConfig") -> None:
+    """Say so when the model has not been trained."""
     if config.model.kind == "untrained":
         typer.echo(
             f"untrained model {config.model.path.name} (seed {config.model.seed}): this shows that "
             "the path works, not what the method can do; give trained weights with --model",
             err=True,
         )
-    make_out(out)
-    start_s = time.monotonic()
-    summary = run(partial(RestoreStage, config), plan, make_pool(pool), show_progress)
-    for line in summary.errors:
-        typer.echo(f"vsp: {line}", err=True)
-    typer.echo(f"{describe(summary)} in {time.monotonic() - start_s:.1f} s -> {out}")
-    return summary
-
-
-def make_pool(name: PoolName) -> "Pool":
-    """Make the pool of one worker that `--pool` names; Ray is imported only if asked for."""
-    if name == "local":
-        from pipeline.pools.local import LocalPool
-
-        return LocalPool()
-    from pipeline.pools.ray import RayPool
-
-    return RayPool()
-
-
-def show_progress(summary: "Summary") -> None:
-    """One line per shard, for a person who watches."""
-    done = summary.num_done + summary.num_skipped
-    text = f"{done}/{summary.num_shards} shards, {summary.counts.total()} records"
-    bad = f", {summary.num_bad} bad" if summary.num_bad else ""
-    typer.echo(f"{text}{bad}", err=True)
-
-
-def describe(summary: "Summary") -> str:
-    """The run in one line."""
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(summary.counts.items()))
-    done = summary.num_done + summary.num_skipped
-    skipped = f" ({summary.num_skipped} from an earlier run)" if summary.num_skipped else ""
-    stopped = "stopped, run the same command again to go on: " if summary.stopped else ""
-    hint = "; reasons in the sidecars' column `reason`" if summary.num_bad else ""
-    return f"{stopped}{done} of {summary.num_shards} shards{skipped}: {counts or 'none'}{hint}"

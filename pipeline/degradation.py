@@ -52,6 +52,8 @@ class DegradationConfig(BaseModel):
         haze_probability: Of fading towards white.
         haze_alpha: What is left of the image under haze.
         gray_probability: Of losing the colours, in the true image too.
+        swaps_red_blue: Whether JPEG and gray take red for blue, as the published code does; others
+            that draw the same ranges do not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +68,12 @@ class DegradationConfig(BaseModel):
     haze_probability: Fraction = 0.0
     haze_alpha: Annotated[tuple[Fraction, Fraction], Ordered] = (0.75, 0.95)
     gray_probability: Fraction = 0.0
+    swaps_red_blue: bool = True
+
+    @property
+    def changes_truth(self) -> bool:
+        """Whether the true image may be changed too, so that the clean one is not the target."""
+        return self.flip_probability > 0 or self.gray_probability > 0
 
 
 STAGE_2 = DegradationConfig()
@@ -91,6 +99,7 @@ class DegradationParams(NamedTuple):
     """On the scale 0 to 255."""
     jpeg_quality: int
     gray: bool
+    swaps_red_blue: bool = True
 
 
 # ------------------------------------------------------------------------------------ drawing
@@ -135,6 +144,7 @@ def draw_params(config: DegradationConfig, size: int, *, seed: int, key: str) ->
         noise_sigma=noise_sigma,
         jpeg_quality=int(quality),
         gray=gray < config.gray_probability,
+        swaps_red_blue=config.swaps_red_blue,
     )
 
 
@@ -148,10 +158,13 @@ def reduction_at(config: DegradationConfig, size: int) -> tuple[float, float]:
     """The range of the reduction for another size.
 
     The upper end goes with the root of the size: between the same information and the same
-    factor, so that a small face keeps enough pixels to be a face.
+    factor, so that a small face keeps enough pixels to be a face. A lower end above 1 goes with it,
+    down to 1.
     """
     low, high = config.reduction
-    return low, max(low, high * math.sqrt(size / PUBLISHED_SIZE))
+    scale = math.sqrt(size / PUBLISHED_SIZE)
+    low = low if low <= 1 else max(1.0, low * scale)
+    return low, max(low, high * scale)
 
 
 def kernel_side_at(side: int, size: int) -> int:
@@ -219,8 +232,8 @@ def add_noise(image: Floats, field: Floats, sigma: float) -> Floats:
     return _float32(np.clip(image + field * np.float32(sigma) / np.float32(255), 0, 1))
 
 
-def jpeg(image: Floats, quality: int) -> Floats:
-    """Compress as JPEG, 4:2:0, with red and blue swapped as published.
+def jpeg(image: Floats, quality: int, *, swaps_red_blue: bool = True) -> Floats:
+    """Compress as JPEG, 4:2:0.
 
     The published code hands its RGB array to an encoder that takes it for BGR, so luma weighs blue
     as red; the networks were trained on that.
@@ -228,12 +241,17 @@ def jpeg(image: Floats, quality: int) -> Floats:
     Args:
         image: In [0, 1]; rounded to 8 bits.
         quality: 1 to 100.
+        swaps_red_blue: As published.
     """
     pixels = _to_uint8(image)
+    if not swaps_red_blue:
+        pixels = np.ascontiguousarray(pixels[:, :, ::-1])
     done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR_BGR) if done else None
     if decoded is None:
         raise RuntimeError(f"OpenCV made no JPEG of shape {image.shape}, quality {quality}")
+    if not swaps_red_blue:
+        decoded = np.ascontiguousarray(decoded[:, :, ::-1])
     return _float32(decoded) / np.float32(255)
 
 
@@ -242,9 +260,10 @@ def quantise(image: Floats) -> Floats:
     return _float32(_to_uint8(image)) / np.float32(255)
 
 
-def gray(image: Floats) -> Floats:
-    """Replace the colours by their luma, again with the weights of red and blue swapped."""
-    luma = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+def gray(image: Floats, *, swaps_red_blue: bool = True) -> Floats:
+    """Replace the colours by their luma, as published with the weights of red and blue swapped."""
+    way = cv2.COLOR_BGR2GRAY if swaps_red_blue else cv2.COLOR_RGB2GRAY
+    luma = cv2.cvtColor(image, way)
     return _float32(np.repeat(luma[:, :, None], 3, axis=2))
 
 
@@ -276,18 +295,51 @@ def degrade_float(image: Floats, params: DegradationParams, noise: Floats) -> Fl
     if params.haze is not None:
         x = haze(x, params.haze)
     x = add_noise(resize(x, params.low_side), noise, params.noise_sigma)
-    x = quantise(resize(jpeg(x, params.jpeg_quality), params.size))
-    return gray(x) if params.gray else x
+    swaps = params.swaps_red_blue
+    x = jpeg(x, params.jpeg_quality, swaps_red_blue=swaps)
+    x = quantise(resize(x, params.size))
+    return gray(x, swaps_red_blue=swaps) if params.gray else x
 
 
 def truth_float(image: Floats, params: DegradationParams) -> Floats:
     """What the degraded face is to become: flip and gray happen to the true image too."""
     x = _flipped(image, params)
-    return gray(x) if params.gray else x
+    return gray(x, swaps_red_blue=params.swaps_red_blue) if params.gray else x
 
 
 def _flipped(image: Floats, params: DegradationParams) -> Floats:
     return np.ascontiguousarray(image[:, ::-1]) if params.flip else image
+
+
+class Pair(NamedTuple):
+    """A degraded face, what it is to become, and how it was made; (S, S, 3) uint8 RGB."""
+
+    lq: Pixels
+    truth: Pixels
+    params: DegradationParams
+
+
+def degrade_pair(
+    image: Pixels,
+    key: str,
+    seed: int = 0,
+    size: int = PUBLISHED_SIZE,
+    config: DegradationConfig = STAGE_2,
+) -> Pair:
+    """Degrade one face; equal arguments give equal bytes.
+
+    Args:
+        image: Clean face, uint8 (H, W, 3) RGB; fitted to `size` if it has another one.
+        key: Of the image; with the seed it decides everything that is random.
+        seed: Of the data set.
+        size: Side of the result in pixels.
+        config: What is drawn from.
+    """
+    params = draw_params(config, size, seed=seed, key=key)
+    clean = _float32(fit(image, size)) / np.float32(255)
+    noise = draw_noise(params.low_side, seed=seed, key=key)
+    lq = _to_uint8(degrade_float(clean, params, noise))
+    return Pair(lq, _to_uint8(truth_float(clean, params)), params)
 
 
 def degrade(
@@ -309,7 +361,4 @@ def degrade(
     Returns:
         uint8 (size, size, 3) RGB.
     """
-    params = draw_params(config, size, seed=seed, key=key)
-    clean = _float32(fit(image, size)) / np.float32(255)
-    noise = draw_noise(params.low_side, seed=seed, key=key)
-    return _to_uint8(degrade_float(clean, params, noise))
+    return degrade_pair(image, key, seed, size, config).lq

@@ -7,3 +7,8 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """The run cannot go on, through no fault in its arguments; one line. Commands exit 1 on it."""
+
+
+def one_line(error: BaseException) -> str:
+    """Class and text of an exception, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

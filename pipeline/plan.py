@@ -1,59 +1,201 @@
-"""From what the user typed to a list of shards to do, refusing what would lose or mix data."""
+"""The plan of a run: which shards, under which settings; fixed when the output folder is begun."""
 
 import glob
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline import shards
 from pipeline.errors import UserError
-from pipeline.stage import OWN_FOLDER, Task
+from pipeline.shards import read_shard
+from pipeline.sidecar import Provenance
+from pipeline.storage import OWN_FOLDER, Store, is_remote, stat_input
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One shard of the input.
+
+    Attributes:
+        shard: Its name, without folder and suffix; for photos the chunk's.
+        source: Path or URL of the tar; for photos the folder.
+        weight: What it counts for in progress: bytes of a tar, photos of a chunk.
+        version: What identifies its content: size and time or ETag, one a file.
+        files: The photos of a chunk, relative to `source`.
+        limit: Records that are looked at, from the first; 0 for all.
+        redo: Only its failed records are to be done.
+    """
+
+    shard: str
+    source: str
+    weight: int
+    version: str
+    files: tuple[str, ...] = ()
+    limit: int = 0
+    redo: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names in the output folder that belong to it."""
+        return self.files or (f"{self.shard}.tar", f"{self.shard}.parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The work of one run: what is left to do, and what an earlier run has finished."""
+    """What a run on one output folder is to do.
 
-    pending: tuple[Task, ...]
-    finished: tuple[Task, ...]
+    Attributes:
+        job: The command, such as "restore".
+        config: Canonical JSON of everything that decides the output's bytes.
+        units: The input, in order.
+        model: Name of the model, for people.
+        model_sha256: What identifies its weights.
+        versions: Versions of what computes; another one may change the last bits.
+        id: Tells it from any other plan.
+        created: Seconds since 1970.
+    """
+
+    job: str
+    config: str
+    units: tuple[Unit, ...]
+    model: str = ""
+    model_sha256: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
+    created: float = field(default_factory=time.time)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`config` as a dict."""
+        settings: dict[str, Any] = json.loads(self.config)
+        return settings
+
+    @property
+    def unit_name(self) -> str:
+        """What a unit's weight counts."""
+        return "photos" if any(unit.files for unit in self.units) else "bytes"
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as it is stored."""
+        return {"format": PLAN_FORMAT} | asdict(self) | {"config": self.settings}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Plan":
+        """Read what `to_json` made.
+
+        Raises:
+            UserError: If it is of another format.
+        """
+        if value.get("format") != PLAN_FORMAT:
+            raise UserError("the output folder was begun by another version; choose another OUT")
+        fields = {name: item for name, item in value.items() if name != "format"}
+        units = tuple(Unit(**unit | {"files": tuple(unit["files"])}) for unit in fields["units"])
+        config = json.dumps(fields["config"], sort_keys=True, separators=(",", ":"))
+        return cls(**fields | {"units": units, "config": config})
 
 
-def find_shards(pattern: str) -> tuple[Path, ...]:
+def new_plan(
+    job: str, provenance: Provenance, units: Sequence[Unit], versions: Mapping[str, str]
+) -> Plan:
+    """A plan of its own id."""
+    return Plan(
+        job=job,
+        config=provenance.config,
+        units=tuple(units),
+        model=provenance.model,
+        model_sha256=provenance.model_sha256,
+        versions=versions,
+    )
+
+
+def find_shards(pattern: str) -> tuple[str, ...]:
     """Find the tars that `pattern` names, sorted: a tar, a folder of tars, braces, wildcards.
+
+    Args:
+        pattern: A path or URL, with or without braces and wildcards.
 
     Raises:
         UserError: If a named file is missing, nothing is found, or two shards share a name.
     """
     # An existing path is taken as it is, so that braces and brackets in real names do no harm.
-    words = [pattern] if Path(pattern).exists() else list(expand_braces(pattern))
+    is_path = not is_remote(pattern) and Path(pattern).exists()
+    words = [pattern] if is_path else list(expand_braces(pattern))
     found = sorted({path for word in words for path in _tars(word)})
-    by_name: dict[str, Path] = {}
+    by_name: dict[str, str] = {}
     for path in found:
-        if path.stem in by_name:
+        name = shard_name(path)
+        if name in by_name:
             raise UserError(
-                f"{path}: another shard is called {path.stem} too ({by_name[path.stem]}); "
+                f"{path}: another shard is called {name} too ({by_name[name]}); "
                 "restore the two folders in two runs"
             )
-        by_name[path.stem] = path
+        by_name[name] = path
     return tuple(found)
 
 
-def _tars(word: str) -> list[Path]:
+def shard_name(path: str) -> str:
+    """A tar's name without folder and suffix."""
+    return PurePosixPath(path).name.removesuffix(".tar")
+
+
+def shard_units(sources: Sequence[str]) -> tuple[Unit, ...]:
+    """The tars as units, in order.
+
+    Raises:
+        UserError: If one is gone.
+    """
+    units = []
+    for source in sources:
+        stat = stat_input(source)
+        if stat is None:
+            raise UserError(f"{source}: no such shard")
+        place = source if is_remote(source) else str(Path(source).resolve())
+        version = f"{stat.size_bytes} {stat.version}"
+        units.append(Unit(shard_name(source), place, stat.size_bytes, version))
+    return tuple(units)
+
+
+def limited(units: Sequence[Unit], limit: int) -> tuple[Unit, ...]:
+    """The first `limit` records of the units, as units; all of them for 0.
+
+    Every shard up to there is read once, to count its records.
+    """
+    if not limit:
+        return tuple(units)
+    kept, left = [], limit
+    for unit in units:
+        num_records = sum(1 for _ in islice(read_shard(unit.source), left))
+        kept.append(replace(unit, limit=num_records) if num_records else unit)
+        left -= num_records
+        if not left:
+            break
+    return tuple(kept)
+
+
+def _tars(word: str) -> list[str]:
+    if is_remote(word):
+        from pipeline.remote import find_remote
+
+        return find_remote(word)
     path = Path(word)
     if path.is_dir():
         tars = sorted(path.glob("*.tar"))
         if not tars:
             raise UserError(f"{word}: no .tar in this folder; make shards with `vsp pack`")
-        return tars
+        return [str(tar) for tar in tars]
     if path.is_file():
         if path.suffix != ".tar":
             raise UserError(f"{word}: not a .tar; make shards of images with `vsp pack`")
-        return [path]
-    matches = [Path(match) for match in glob.glob(word) if match.endswith(".tar")]
+        return [word]
+    matches = [match for match in glob.glob(word) if match.endswith(".tar")]
     if not matches:
         raise UserError(f"{word}: no such shard; give a .tar, a folder of them, or a pattern")
     return matches
@@ -74,30 +216,29 @@ def expand_braces(pattern: str) -> Iterator[str]:
         yield from expand_braces(pattern[: match.start()] + choice + pattern[match.end() :])
 
 
-def make_plan(sources: Sequence[Path], out: Path, config: str, root: Path | None = None) -> Plan:
-    """Divide the input shards into pending and finished. Nothing is written.
+def check_apart(sources: Sequence[str], out: str, root: str | None = None) -> None:
+    """Refuse an output folder that is, holds or lies in the input.
 
     Args:
-        sources: Input tars, each with a name of its own.
-        out: Output folder; it may be absent.
-        config: Canonical JSON of what decides the output's bytes.
+        sources: The input files.
+        out: The output folder.
         root: The folder the user named as input, if it was one.
 
     Raises:
-        UserError: If `out` is an input's folder, lies in `root`, holds foreign files, or shards
-            that were written under another configuration.
+        UserError: One line.
     """
-    _check_apart(sources, out, root)
-    _check_own(out)
-    pending, finished = [], []
-    for source in sources:
-        task = Task(shard=source.stem, source=source.resolve(), out=out.resolve())
-        if not (out / f"{task.shard}.tar").exists():
-            pending.append(task)
-            continue
-        _check_config(out / f"{task.shard}.parquet", config)
-        finished.append(task)
-    return Plan(tuple(pending), tuple(finished))
+    if is_remote(out):
+        place = out.rstrip("/")
+        if place in {source.rpartition("/")[0] for source in sources}:
+            raise UserError(f"{out}: holds the input; choose another OUT")
+        return
+    place_path = Path(out).resolve()
+    if place_path in {Path(source).resolve().parent for source in sources if not is_remote(source)}:
+        raise UserError(f"{out}: holds the input; choose another OUT")
+    if root is not None and Path(root).resolve() in (place_path, *place_path.parents):
+        raise UserError(f"{out}: lies in the input folder {root}; choose another OUT")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UserError(f"{out}: is a file; OUT must be a folder")
 
 
 def make_out(out: Path) -> None:
@@ -114,46 +255,67 @@ def make_out(out: Path) -> None:
         raise UserError(f"{out}: no permission to write; choose another OUT or change its mode")
 
 
-def _check_apart(sources: Sequence[Path], out: Path, root: Path | None) -> None:
-    place = out.resolve()
-    if place in {source.resolve().parent for source in sources}:
-        raise UserError(f"{out}: holds the input; choose another OUT")
-    if root is not None and root.resolve() in place.parents:
-        raise UserError(f"{out}: lies in the input folder {root}; choose another OUT")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; OUT must be a folder")
+def check_own(store: Store, plan: Plan | None, committed: set[str]) -> None:
+    """Refuse an output folder with files that no run of ours has put there.
+
+    Args:
+        store: The output folder.
+        plan: The plan it was begun with, if any.
+        committed: The shards that are done.
+
+    Raises:
+        UserError: Naming the first foreign file.
+    """
+    if plan is None:
+        foreign = next(iter(store.list()), None)
+    else:
+        pending = (unit for unit in plan.units if unit.shard not in committed)
+        reserved = {name for unit in pending for name in unit.outputs}
+        foreign = next((name for name in store.list() if name in reserved), None)
+    if foreign is not None:
+        raise UserError(f"{store.url}/{foreign}: foreign file in the output folder; "
+                        "choose an empty OUT")  # fmt: skip
 
 
-def _check_own(out: Path) -> None:
-    """A tar without its sidecar, or anything but tars and sidecars, was not written by us."""
-    if not out.exists():
-        return
-    for path in sorted(out.iterdir()):
-        sidecar = path.with_suffix(".parquet")
-        ours = path.suffix == ".parquet" or (path.suffix == ".tar" and sidecar.exists())
-        if path.name != OWN_FOLDER and not ours:
-            raise UserError(f"{path}: foreign file in the output folder; choose an empty OUT")
+def check_same(there: Plan, here: Plan, out: str) -> None:
+    """Refuse to go on with a folder under other settings or with another input.
 
-
-def _check_config(sidecar: Path, config: str) -> None:
-    there = shards.read_config(sidecar)
-    if there is None:
-        raise UserError(f"{sidecar}: not written by `vsp restore`; choose an empty OUT")
-    if there != config:
+    Raises:
+        UserError: Naming each field with both values, or the first shards that differ.
+    """
+    if there.job != here.job:
+        raise UserError(f"{out}: begun by `vsp {there.job}`; choose another OUT")
+    changed = difference(there.settings, here.settings) or _changed_input(there, here)
+    if changed:
         raise UserError(
-            f"{sidecar}: written with other settings ({_difference(there, config)}); "
-            "choose another OUT, or delete this one to start over"
+            f"{out}: begun with other settings ({changed}); "
+            "choose another OUT, or start over with --restart"
         )
 
 
-def _difference(there: str, here: str) -> str:
-    """Every field that differs, as `name: old, now new`."""
-    old, new = _flat(json.loads(there)), _flat(json.loads(here))
-    changed = sorted(name for name in old | new if old.get(name) != new.get(name))
-    return "; ".join(f"{name}: {old.get(name)}, now {new.get(name)}" for name in changed)
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Every setting that differs, as `name: old, now new`."""
+    before, after = _flat(old), _flat(new)
+    names = sorted(name for name in before | after if before.get(name) != after.get(name))
+    return "; ".join(f"{name}: {before.get(name)}, now {after.get(name)}" for name in names)
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _changed_input(there: Plan, here: Plan) -> str:
+    old = {unit.shard: (unit.version, unit.files) for unit in there.units}
+    new = {unit.shard: (unit.version, unit.files) for unit in here.units}
+    gone, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
+    changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+    parts = []
+    for names, what in ((gone, "gone"), (added, "new"), (changed, "changed")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            parts.append(f"input {names[0]}{more} {what}")
+    if changed:
+        parts.append(f"size and time {old[changed[0]][0]}, now {new[changed[0]][0]}")
+    return "; ".join(parts)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, item in value.items():
         if isinstance(item, dict):
@@ -161,3 +323,43 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = item
     return flat
+
+
+def photo_units(root: Path, files: Sequence[str], per_chunk: int) -> tuple[Unit, ...]:
+    """Photos as chunks of neighbours, in order.
+
+    Args:
+        root: The folder they lie below.
+        files: Their paths relative to it, sorted.
+        per_chunk: Photos that are committed together.
+    """
+    units = []
+    for start in range(0, len(files), per_chunk):
+        chunk = tuple(files[start : start + per_chunk])
+        stats = [stat_input(str(root / name)) for name in chunk]
+        version = " ".join(f"{s.size_bytes} {s.version}" if s else "gone" for s in stats)
+        name = f"photos-{start // per_chunk:06d}"
+        units.append(Unit(name, str(root.resolve()), len(chunk), version, chunk))
+    return tuple(units)
+
+
+def find_photos(root: Path, suffixes: Sequence[str]) -> tuple[str, ...]:
+    """Photos below a folder, as sorted relative paths; hidden ones and a run's own are left out.
+
+    Raises:
+        UserError: If there is none.
+    """
+    found = [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.suffix[1:].lower() in suffixes and path.is_file()
+    ]
+    shown = [name for name in found if not any(_is_hidden(p) for p in PurePosixPath(name).parts)]
+    if not shown:
+        wanted = ", ".join(f".{suffix}" for suffix in suffixes)
+        raise UserError(f"{root}: no photo in this folder (looked for {wanted})")
+    return tuple(sorted(shown))
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part == OWN_FOLDER

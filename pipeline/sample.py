@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.tar import Entry
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
 # webdataset's rule: the key ends at the first dot after the last slash, what follows is the suffix.
 _KEY_AND_SUFFIX = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 
@@ -35,6 +35,8 @@ class Sample:
         members: The files in stored order; empty where `fault` is set.
         fault: Why nothing of the record may be used, or "".
         truncated: The record stands for whatever followed the point where the shard broke.
+        unusable: What was read of a record with a fault, for the quarantine alone: the names may
+            be unsafe.
     """
 
     index: int
@@ -42,6 +44,12 @@ class Sample:
     members: tuple[Member, ...]
     fault: str = ""
     truncated: bool = False
+    unusable: tuple[Member, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its files."""
+        return sum(len(member.data) for member in self.members + self.unusable)
 
     @property
     def image(self) -> Member | None:
@@ -70,7 +78,8 @@ def group(entries: Iterable[Entry]) -> Iterator[Sample]:
         split = split_name(entry.name)
         fault = entry.fault or ("" if split else "name without a suffix has no key")
         if fault or split is None:
-            yield Sample(index, entry.name, (), fault)
+            unusable = (Member(entry.name, entry.data),) if entry.data else ()
+            yield Sample(index, entry.name, (), fault, unusable=unusable)
             index += 1
             continue
         suffix = split[1].lower()
@@ -87,6 +96,7 @@ def group(entries: Iterable[Entry]) -> Iterator[Sample]:
 def _close(index: int, key: str, members: list[Member], seen: set[str]) -> Sample:
     if key in seen:
         names = ", ".join(member.name for member in members)
-        return Sample(index, key, (), f"key appears again; the first one counts ({names})")
+        fault = f"key appears again; the first one counts ({names})"
+        return Sample(index, key, (), fault, unusable=tuple(members))
     seen.add(key)
     return Sample(index, key, tuple(members))

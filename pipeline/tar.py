@@ -36,7 +36,7 @@ class Entry:
 
     Attributes:
         name: The path as stored; bytes that are not UTF-8 are spelled `\\xNN`.
-        data: The body; empty where `fault` is set.
+        data: The body; empty where it is no plain file or too large to hold.
         fault: Why the entry must not be used, or "".
     """
 
@@ -119,10 +119,10 @@ class _Blocks:
 
 
 def _parse(block: bytes, at: int) -> _Header:
-    stored = _number(block[148:156], at)
-    blanked = block[:148] + b" " * 8 + block[156:]
-    signed = sum(byte - 256 if byte > 127 else byte for byte in blanked)  # some old tars sum so
-    if stored not in (sum(blanked), signed):
+    field = block[148:156]  # the checksum counts its own field as blanks
+    missing = _number(field, at) - (sum(block) - sum(field) + 8 * ord(" "))
+    # Some old tars sum signed bytes.
+    if missing and missing != -256 * sum(byte > 127 for byte in block[:148] + block[156:]):
         raise TarFault(f"broken header at byte {at}")
     name = block[:100].partition(b"\0")[0]
     prefix = block[345:500].partition(b"\0")[0]
@@ -167,11 +167,11 @@ def _entry(header: _Header, extension: Mapping[str, bytes], blocks: _Blocks) -> 
     size_bytes = header.size_bytes
     if "size" in extension:
         size_bytes = _pax_size(extension["size"], blocks.at)
-    fault = _fault(raw, header.kind, size_bytes, extension)
+    fault = _unreadable(header.kind, size_bytes, extension)
     if fault:
         blocks.skip(size_bytes)
         return Entry(name, b"", fault)
-    return Entry(name, blocks.body(size_bytes))
+    return Entry(name, blocks.body(size_bytes), _name_fault(raw))
 
 
 def _pax_size(value: bytes, at: int) -> int:
@@ -180,23 +180,28 @@ def _pax_size(value: bytes, at: int) -> int:
     return int(value)
 
 
-def _fault(raw: bytes, kind: bytes, size_bytes: int, extension: Mapping[str, bytes]) -> str:
-    """Why a member with a body is refused, or ""."""
+def _unreadable(kind: bytes, size_bytes: int, extension: Mapping[str, bytes]) -> str:
+    """Why a member's body is not read, or ""."""
+    if kind not in REGULAR or any(key.startswith("GNU.sparse") for key in extension):
+        return f"not a plain file (type {kind.decode('latin-1')!r})"
+    if size_bytes > MEMBER_BUDGET_BYTES:
+        return f"{size_bytes} bytes, over the budget of {MEMBER_BUDGET_BYTES} for one member"
+    return ""
+
+
+def _name_fault(raw: bytes) -> str:
+    """Why a member must not be used under its name, or ""."""
     parts = raw.split(b"/")
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError:
         return "name is not UTF-8"
-    if kind not in REGULAR or any(key.startswith("GNU.sparse") for key in extension):
-        return f"not a plain file (type {kind.decode('latin-1')!r})"
     if raw.startswith(b"/"):
         return "absolute name"
     if b".." in parts:
         return "name leaves the archive through '..'"
     if not parts[-1] or b"\0" in raw:
         return "empty name" if not parts[-1] else "name holds a zero byte"
-    if size_bytes > MEMBER_BUDGET_BYTES:
-        return f"{size_bytes} bytes, over the budget of {MEMBER_BUDGET_BYTES} for one member"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Five points of a face -> the FFHQ template -> a square, aligned crop."""
+"""Five points of a face -> the FFHQ template -> a square, aligned crop, and the way back."""
 
 import cv2
 import numpy as np
@@ -19,8 +19,10 @@ TEMPLATE = np.array(
     ]
 )
 
+Matrix = NDArray[np.float64]
 
-def similarity(points: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
+
+def similarity(points: ArrayLike, target: ArrayLike) -> Matrix:
     """Least-squares scale, turn and shift (no mirror) that takes `points` to `target`.
 
     Args:
@@ -44,25 +46,54 @@ def similarity(points: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
     return np.array([[a, -b, c], [b, a, d]])
 
 
+def crop_place(points: ArrayLike) -> Matrix:
+    """Where the aligned crop of a face lies in its photo.
+
+    Args:
+        points: Five points as in `TEMPLATE`, in pixels of the photo, where the first pixel spans
+            0 to 1.
+
+    Returns:
+        (2, 3) matrix that takes a place in the photo to the crop's unit square.
+    """
+    return similarity(points, TEMPLATE / TEMPLATE_SIZE)
+
+
+def crop_side(place: Matrix) -> float:
+    """Side of the crop in pixels of the photo; infinite where the points fell into one."""
+    scale = float(np.hypot(place[0, 0], place[1, 0]))
+    return 1 / scale if scale else float("inf")
+
+
+def from_centres(matrix: Matrix) -> Matrix:
+    """The same mapping for indices of pixels: OpenCV counts from the first pixel's centre."""
+    shifted = matrix.copy()
+    shifted[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+    return shifted
+
+
 def align(image: Pixels, points: ArrayLike, size: int) -> Pixels:
-    """Cut the aligned face out of (H, W, 3) at (size, size, 3); beyond the border it is mirrored.
+    """Cut the aligned face out of (H, W, 3) at (size, size, 3); see `cut` and `crop_place`."""
+    return cut(image, crop_place(points), size)
+
+
+def cut(image: Pixels, place: Matrix, size: int) -> Pixels:
+    """Cut the crop at `place` out of (H, W, 3) at (size, size, 3), mirrored beyond the border.
 
     The face is sampled at the finer of its own and the asked resolution and then averaged down, so
     that a large face does not alias.
 
     Args:
         image: uint8 RGB.
-        points: Five points as in `TEMPLATE`, in pixels of the image, where the first pixel spans
-            0 to 1.
+        place: What `crop_place` says.
         size: Side of the crop in pixels.
     """
-    to_unit = similarity(points, TEMPLATE / TEMPLATE_SIZE)
-    side_px = 1 / np.hypot(to_unit[0, 0], to_unit[1, 0])  # of the crop, in the image
-    finer = size * max(1, int(np.ceil(side_px / size)))
-    matrix = to_unit * finer
-    # OpenCV counts from the centre of the first pixel, the points from its corner.
-    matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+    finer = size * max(1, int(np.ceil(crop_side(place) / size)))
     crop = cv2.warpAffine(
-        image, matrix, (finer, finer), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        image,
+        from_centres(place * finer),
+        (finer, finer),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REFLECT_101,
     )
     return resize(crop.astype(np.uint8, copy=False), size)

@@ -1,68 +1,105 @@
-"""The interface of a pool: where stages run, and how the runner hands out work."""
+"""The interface of a pool: where workers run, and what the runner hears of them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
-from pipeline.stage import Stage, StageFactory, Task
+from pipeline.flow import FlowConfig
+from pipeline.stage import StageFactory, Task
+from pipeline.tracker import Traces
+from pipeline.worker import Report, WorkerConfig
+
+IN_HAND = 2  # tasks a worker may hold: one that ends and one whose records fill its last batch
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one task ended.
+class PoolConfig:
+    """What a pool's workers share.
 
     Attributes:
-        shard: The task's shard.
-        counts: Number of records by status, where the shard was done.
-        error: One line why it was not, or "".
-        died: The worker itself is gone, not only the task.
+        folder: Where they note what they have in hand, seen by the driver and all workers; None
+            where there is no such place, so that each keeps it on its own machine.
+        flow: Threads and memory of a worker.
     """
 
-    shard: str
-    counts: Mapping[str, int] = field(default_factory=dict)
-    error: str = ""
-    died: bool = False
+    folder: Path | None = None
+    flow: FlowConfig = field(default_factory=FlowConfig)
+
+    def worker(self, name: str, scratch: Path, dies_with_parent: bool) -> WorkerConfig:
+        """The configuration of one worker; `scratch` stands in for a missing `folder`."""
+        return WorkerConfig(
+            tracker=(self.folder or scratch) / "workers" / name,
+            lock=self.folder / "actors.lock" if self.folder else None,
+            dies_with_parent=dies_with_parent,
+            flow=self.flow,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker can take a task: all records of the one before have entered it."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A task of a worker has ended."""
+
+    worker: int
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A worker is gone, with every task it held.
+
+    Attributes:
+        worker: Which one.
+        reason: One line.
+        traces: What it had in hand.
+        was_ready: It had been set up.
+        is_hopeless: It could not be set up and said why: another would fail the same way.
+    """
+
+    worker: int
+    reason: str
+    traces: Traces = field(default_factory=Traces)
+    was_ready: bool = True
+    is_hopeless: bool = False
+
+
+Event = Ready | Done | Died
 
 
 class Pool(Protocol):
-    """Workers that each hold one stage. One shard at a time runs in a worker."""
+    """Workers, numbered from 0, that each hold one stage."""
+
+    @property
+    def num_workers(self) -> int:
+        """How many there are."""
 
     def start(self, factory: StageFactory) -> None:
-        """Start the workers and set their stages up.
+        """Begin to start the workers; each tells that it is ready by an event.
 
         Raises:
-            RunError: If a worker cannot start.
+            RunError: If there is no place for them to run.
         """
 
-    @property
-    def num_free(self) -> int:
-        """Living workers that wait for a task."""
+    def submit(self, worker: int, task: Task) -> None:
+        """Hand a task to a worker that is ready."""
 
-    @property
-    def num_busy(self) -> int:
-        """Tasks handed out and not yet reported."""
+    def wait(self, timeout_s: float) -> list[Event]:
+        """What has happened since; waits for it, at most `timeout_s`."""
 
-    def submit(self, task: Task) -> None:
-        """Hand a task to a free worker."""
+    def traces(self, worker: int) -> Traces:
+        """What a worker has noted by now; nothing where that cannot be seen from here."""
 
-    def wait(self, timeout_s: float) -> list[Outcome]:
-        """Wait until a task ends, at most `timeout_s`, and report those that ended."""
+    def replace(self, worker: int) -> None:
+        """End a worker at once, if it lives, and start another in its place."""
 
     def kill(self) -> None:
-        """End the workers at once, whatever they do."""
+        """End all workers at once, whatever they do."""
 
     def close(self) -> None:
         """End the workers in good order and free what they hold."""
-
-
-def process(stage: Stage, task: Task) -> dict[str, Any]:
-    """Run one task and report it as a plain dict, which any process can unpickle."""
-    try:
-        return {"counts": dict(stage.process(task)), "error": ""}
-    except Exception as error:  # a worker outlives what goes wrong in one shard
-        return {"counts": {}, "error": one_line(error)}
-
-
-def one_line(error: BaseException) -> str:
-    """Class and text of an exception, on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

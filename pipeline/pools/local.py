@@ -1,54 +1,75 @@
-"""A pool of one worker: the calling process itself. Nothing to start, nothing to kill."""
+"""A pool of one worker in the calling process: nothing to start, nothing to pickle."""
 
-from pipeline.errors import RunError
-from pipeline.pools.base import Outcome, one_line, process
-from pipeline.stage import Stage, StageFactory, Task
+import queue
+import threading
+from pathlib import Path
+
+from pipeline.errors import RunError, one_line
+from pipeline.pools.base import Done, Event, PoolConfig, Ready
+from pipeline.stage import StageFactory, Task
+from pipeline.tracker import Traces, read_traces
+from pipeline.worker import Worker
 
 
 class LocalPool:
-    """Run each task in the caller's thread, inside `wait`."""
+    """Feed one worker from a thread. It can't be killed or replaced without the process itself."""
 
-    def __init__(self) -> None:
-        """Make a pool without a stage; `start` gives it one."""
-        self._stage: Stage | None = None
-        self._task: Task | None = None
+    num_workers = 1
+
+    def __init__(self, config: PoolConfig, scratch: Path) -> None:
+        """Plan the pool; `scratch` is a folder of this run."""
+        self._config = config.worker("local", scratch, dies_with_parent=False)
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._worker = Worker(self._config, lambda report: self._events.put(Done(0, report)))
+        self._thread = threading.Thread(target=self._feed, name="feed", daemon=True)
+        self._killed = False
 
     def start(self, factory: StageFactory) -> None:
-        """Set the stage up here, in the calling process."""
+        """Set the stage up here."""
         try:
-            self._stage = factory()
-            self._stage.setup()
+            self._worker.setup(factory)
         except Exception as error:
             raise RunError(f"the worker did not start: {one_line(error)}") from error
+        self._thread.start()
+        self._events.put(Ready(0))
 
-    @property
-    def num_free(self) -> int:
-        """One, unless a task was submitted and not yet run."""
-        return int(self._stage is not None and self._task is None)
+    def _feed(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            self._worker.feed(task)
+            self._events.put(Ready(0))
 
-    @property
-    def num_busy(self) -> int:
-        """One from `submit` to the next `wait`."""
-        return int(self._task is not None)
+    def submit(self, worker: int, task: Task) -> None:
+        """Queue the task for the feeding thread."""
+        self._tasks.put(task)
 
-    def submit(self, task: Task) -> None:
-        """Keep the task for the next `wait`."""
-        assert self.num_free, "no free worker"
-        self._task = task
-
-    def wait(self, timeout_s: float) -> list[Outcome]:
-        """Run the submitted task to its end: in one thread nothing can interrupt it."""
-        if self._task is None or self._stage is None:
+    def wait(self, timeout_s: float) -> list[Event]:
+        """Collect what the worker told."""
+        try:
+            events = [self._events.get(timeout=timeout_s)]
+        except queue.Empty:
             return []
-        task, self._task = self._task, None
-        return [Outcome(task.shard, **process(self._stage, task))]
+        while not self._events.empty():
+            events.append(self._events.get())
+        return events
+
+    def traces(self, worker: int) -> Traces:
+        """What the worker noted."""
+        return read_traces(self._config.tracker)
+
+    def replace(self, worker: int) -> None:
+        """Not possible: a thread cannot be ended from outside."""
+        raise RunError("the worker hangs; run the same command again with --pool ray")
 
     def kill(self) -> None:
-        """The same as `close`: the task has ended when this can be called."""
-        self.close()
+        """Leave the threads to the end of the process, which the command brings about."""
+        self._killed = True
 
     def close(self) -> None:
-        """Close the stage."""
-        if self._stage is not None:
-            self._stage.close()
-        self._stage = self._task = None
+        """Finish what was submitted and free the stage."""
+        if self._killed:
+            return
+        if self._thread.is_alive():
+            self._tasks.put(None)
+            self._thread.join()
+        self._worker.close()

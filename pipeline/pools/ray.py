@@ -6,12 +6,19 @@ attempt number. Paths go in and plain dicts come out, so nothing large passes th
 
 import logging
 import os
+import queue
 import secrets
+import socket
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RunError
-from pipeline.pools.base import Outcome, one_line, process
+from pipeline.errors import RunError, UserError, one_line
+from pipeline.pools.base import Died, Done, Event, PoolConfig, Ready
 from pipeline.stage import StageFactory, Task
+from pipeline.tracker import Traces, read_traces
+from pipeline.worker import Report, Worker, WorkerConfig
 
 ENVIRONMENT = {
     # Anyone who reaches Ray's ports may run code: the Ray we start gets a secret of its own.
@@ -28,30 +35,67 @@ os.environ.update(ENVIRONMENT)
 
 import ray  # noqa: E402 - reads these variables while it is imported
 
-STARTUP_S = 180.0
 OBJECT_STORE_BYTES = 128 * 2**20
 INIT_TRIES = 2  # a loaded machine may miss Ray's start-up deadline once
+CONNECT_S = 5.0
+CLOSE_S = 60.0
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-class Worker:
-    """What an actor is: one stage, and nothing raised across the process border."""
+class Actor:
+    """What an actor is: one worker, and nothing raised across the process border.
 
-    def setup(self, factory: StageFactory) -> str:
-        """Make the stage and set it up; returns why that failed, or ""."""
+    Two calls are in flight, in threads of their own: `feed`, and `next_report`, which waits.
+    """
+
+    def __init__(self) -> None:
+        """Make the place where reports wait to be fetched."""
+        self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._meters: Any = None
+
+    def setup(self, factory: StageFactory, config: WorkerConfig) -> str:
+        """Set a worker up; returns why that failed, or ""."""
+        self._worker = Worker(config, self._tell)
         try:
-            self._stage = factory()
-            self._stage.setup()
+            self._worker.setup(factory)
         except Exception as error:  # an exception that does not unpickle would lose its text
             return one_line(error)
+        self._meters = _Meters()
         return ""
 
-    def process(self, task: Task) -> dict[str, Any]:
-        """Do one shard."""
-        return process(self._stage, task)
+    def _tell(self, report: Report) -> None:
+        self._meters.update(report)
+        self._reports.put(report)
+
+    def feed(self, task: Task) -> None:
+        """Feed one task."""
+        self._worker.feed(task)
+
+    def next_report(self) -> Report:
+        """Wait for the next report."""
+        return self._reports.get()
 
     def close(self) -> None:
-        """Close the stage."""
-        self._stage.close()
+        """Close the worker."""
+        self._worker.close()
+
+
+class _Meters:
+    """Counters for whoever scrapes Ray; the truth is in the commit records."""
+
+    def __init__(self) -> None:
+        from ray.util.metrics import Counter, Histogram
+
+        self._records = Counter("vsp_records", "Records done, by status.", ("status",))
+        self._shards = Counter("vsp_shards", "Shards that ended, by outcome.", ("outcome",))
+        bounds = [0.1, 1.0, 10.0, 60.0, 600.0, 3600.0]
+        self._seconds = Histogram("vsp_shard_seconds", "From first record to commit.", bounds)
+
+    def update(self, report: Report) -> None:
+        for status, count in report.counts.items():
+            self._records.inc(count, {"status": status})
+        self._shards.inc(1, {"outcome": "failed" if report.error else "committed"})
+        self._seconds.observe(report.seconds)
 
 
 def start_embedded(num_workers: int) -> bool:
@@ -72,10 +116,9 @@ def start_embedded(num_workers: int) -> bool:
                 address="local",
                 num_cpus=num_workers,  # a slot per worker; its threads are the stage's own affair
                 include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _node_ip_address="127.0.0.1",
+                **QUIET,
             )
         except Exception as error:  # Ray raises bare Exception here
             fault = one_line(error)
@@ -85,75 +128,172 @@ def start_embedded(num_workers: int) -> bool:
     raise RunError(f"Ray did not start ({fault}); try again, or use --pool local")
 
 
-class RayPool:
-    """Actors on an embedded Ray; it is started by `start` and ended by `close`."""
+def join_cluster(address: str) -> bool:
+    """Connect to a running cluster, unless this process is connected already.
 
-    def __init__(self, num_workers: int = 1) -> None:
+    Raises:
+        UserError: If nothing answers there: Ray itself would try for minutes.
+        RunError: If what answers does not let us in.
+    """
+    if ray.is_initialized():
+        return False
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address != "auto" and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), CONNECT_S).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"--ray-address {address}: {reason}; start a cluster with `ray start --head`"
+            ) from None
+    try:
+        ray.init(address=address, **QUIET)
+    except Exception as error:
+        raise RunError(f"Ray at {address}: {one_line(error)}") from None
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What an actor asks of the cluster.
+
+    Attributes:
+        num_cpus: Cores, for Ray's bookkeeping.
+        num_gpus: GPUs; a fraction shares one.
+        address: A running cluster; "" for one of our own.
+    """
+
+    num_cpus: float = 1
+    num_gpus: float = 0
+    address: str = ""
+
+
+@dataclass(slots=True)
+class _Handle:
+    """An actor and its calls in flight."""
+
+    actor: Any
+    tracker: Path
+    setup: Any
+    refs: set[Any] = field(default_factory=set)
+    reports: Any = None
+    node: str = ""
+    was_ready: bool = False
+
+
+class RayPool:
+    """Actors that hold a worker each, on an embedded Ray or in a cluster."""
+
+    def __init__(self, num_workers: int, config: PoolConfig, placement: Placement) -> None:
         """Plan the pool; nothing is started yet."""
-        self._num_workers = num_workers
+        self.num_workers = num_workers
+        self._config, self._placement = config, placement
         self._ours = False
-        self._free: list[Any] = []
-        self._busy: dict[Any, tuple[Any, Task]] = {}
+        self._handles: dict[int, _Handle] = {}
+        self._num_started = 0
 
     def start(self, factory: StageFactory) -> None:
-        """Start Ray and the actors, and set every stage up."""
-        self._ours = start_embedded(self._num_workers)
-        actor = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Worker)
-        self._free = [actor.remote() for _ in range(self._num_workers)]
-        ready = [worker.setup.remote(factory) for worker in self._free]
-        try:
-            faults = ray.get(ready, timeout=STARTUP_S)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            raise RunError(f"a worker did not start: {one_line(error)}") from None
-        for fault in filter(None, faults):
-            raise RunError(f"a worker did not start: {fault}")
+        """Start or join Ray, and begin to start the actors."""
+        self._factory = factory
+        if self._placement.address:
+            self._ours = join_cluster(self._placement.address)
+        else:
+            self._ours = start_embedded(self.num_workers)
+        for worker in range(self.num_workers):
+            self._start(worker)
 
-    @property
-    def num_free(self) -> int:
-        """Actors that wait for a task."""
-        return len(self._free)
+    def _start(self, worker: int) -> None:
+        self._num_started += 1
+        # A cluster outlives us, and an actor's parent there is no business of ours.
+        embedded = not self._placement.address
+        name = f"actor-{worker}-{self._num_started}-{secrets.token_hex(3)}"
+        config = self._config.worker(name, Path(tempfile.gettempdir()) / "vsp", embedded)
+        options = {"num_cpus": self._placement.num_cpus, "num_gpus": self._placement.num_gpus}
+        remote: Any = ray.remote(Actor)
+        actor = remote.options(
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=4,
+            scheduling_strategy="SPREAD",
+            **options,
+        ).remote()
+        setup = actor.setup.remote(self._factory, config)
+        self._handles[worker] = _Handle(actor, config.tracker, setup, {setup})
 
-    @property
-    def num_busy(self) -> int:
-        """Tasks that run in an actor."""
-        return len(self._busy)
+    def submit(self, worker: int, task: Task) -> None:
+        """Call the actor; one task is fed at a time."""
+        there = self._handles[worker]
+        there.refs.add(there.actor.feed.remote(task))
 
-    def submit(self, task: Task) -> None:
-        """Hand a task to a free actor: one call in flight per actor, so a death costs one shard."""
-        worker = self._free.pop()
-        self._busy[worker.process.remote(task)] = (worker, task)
-
-    def wait(self, timeout_s: float) -> list[Outcome]:
-        """Report the tasks that ended; a dead actor leaves the pool."""
-        if not self._busy:
+    def wait(self, timeout_s: float) -> list[Event]:
+        """Collect the calls that ended."""
+        owners = {ref: worker for worker, there in self._handles.items() for ref in there.refs}
+        if not owners:
             return []
-        ended, _ = ray.wait(list(self._busy), num_returns=1, timeout=timeout_s)
-        return [self._collect(ref) for ref in ended]
+        ended, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s)
+        more, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+        events = []
+        for ref in dict.fromkeys([*ended, *more]):
+            if owners[ref] in self._handles:  # else it died a moment ago
+                events.append(self._collect(owners[ref], ref))
+        return events
 
-    def _collect(self, ref: Any) -> Outcome:
-        worker, task = self._busy.pop(ref)
+    def _collect(self, worker: int, ref: Any) -> Event:
+        there = self._handles[worker]
+        there.refs.discard(ref)
         try:
-            report = ray.get(ref)
+            value = ray.get(ref)
         except ray.exceptions.RayError as error:
-            return Outcome(task.shard, error=f"worker died: {one_line(error)}", died=True)
-        self._free.append(worker)
-        return Outcome(task.shard, **report)
+            return self._bury(worker, one_line(error))
+        if ref == there.setup and value:
+            self._handles.pop(worker)
+            ray.kill(there.actor)
+            return Died(worker, value, was_ready=False, is_hopeless=True)
+        if ref == there.setup:
+            there.was_ready = True
+        if ref in (there.setup, there.reports):
+            there.reports = there.actor.next_report.remote()
+            there.refs.add(there.reports)
+        return Done(worker, value) if isinstance(value, Report) else Ready(worker)
+
+    def _bury(self, worker: int, reason: str) -> Died:
+        there = self._handles.pop(worker)
+        traces = self._read(there)
+        there.tracker.unlink(missing_ok=True)
+        return Died(worker, reason, traces, was_ready=there.was_ready)
+
+    def _read(self, there: _Handle) -> Traces:
+        """What an actor has noted: a file here, or shared by all, or on its node."""
+        if self._config.folder or not self._placement.address:
+            return read_traces(there.tracker)
+        return Traces()
+
+    def traces(self, worker: int) -> Traces:
+        """What a living actor has noted."""
+        there = self._handles.get(worker)
+        return self._read(there) if there else Traces()
+
+    def replace(self, worker: int) -> None:
+        """Kill the actor, if it lives, and start another."""
+        there = self._handles.pop(worker, None)
+        if there:
+            ray.kill(there.actor)
+            there.tracker.unlink(missing_ok=True)
+        self._start(worker)
 
     def kill(self) -> None:
         """Kill the actors, then Ray if it is ours."""
-        for worker in [*self._free, *(worker for worker, _ in self._busy.values())]:
-            ray.kill(worker)
-        self._free, self._busy = [], {}
-        self._shut_down()
-
-    def close(self) -> None:
-        """Close the stages, end the actors, then Ray if it is ours."""
-        if ray.is_initialized() and self._free:
-            closing = [worker.close.remote() for worker in self._free]
-            ray.wait(closing, num_returns=len(closing), timeout=STARTUP_S)
-        self.kill()
-
-    def _shut_down(self) -> None:
+        for there in self._handles.values():
+            ray.kill(there.actor)
+            there.tracker.unlink(missing_ok=True)
+        self._handles = {}
         if self._ours:
             ray.shutdown()
             self._ours = False
+
+    def close(self) -> None:
+        """Close the workers, end the actors, then Ray if it is ours."""
+        closing = [t.actor.close.remote() for t in self._handles.values() if t.was_ready]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+        self.kill()

@@ -1,7 +1,11 @@
 """Small real things to feed the data plane: images, tars, a restorer that gives back its input."""
 
+import importlib.util
 import io
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,7 +13,8 @@ import pytest
 import simplejpeg
 import torch
 
-from pipeline.stages.restore import Bundle, RestoreConfig
+from pipeline.replica import Bundle
+from pipeline.stages.restore import RestoreConfig
 from pipeline.tar import TarWriter
 
 SIZE = 32
@@ -72,3 +77,33 @@ def make():
 def config() -> RestoreConfig:
     model = Bundle(path=Path("identity.safetensors"), sha256="0" * 64)
     return RestoreConfig(model=model, batch_size=3, threads=1)
+
+
+@pytest.fixture(scope="session")
+def s3_servers():
+    """An S3 server on loopback and a proxy before it that can break requests."""
+    spec = importlib.util.spec_from_file_location(
+        "object_store", Path(__file__).with_name("object_store.py")
+    )
+    parts = sys.modules["object_store"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(parts)
+    with parts.S3Server() as server, parts.FaultyProxy(server.url) as proxy:
+        yield SimpleNamespace(server=server, proxy=proxy, environment=parts.ENVIRONMENT)
+
+
+@pytest.fixture
+def object_store(s3_servers, monkeypatch, tmp_path):
+    """A bucket of the test's own: `url` is `s3://<bucket>`, `proxy` what stands before the server.
+
+    The environment leads every S3 client of this process and its children there.
+    """
+    bucket = f"b{os.urandom(6).hex()}"
+    s3_servers.server.make_bucket(bucket)
+    s3_servers.proxy.heal()
+    for name, value in s3_servers.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_servers.proxy.url)
+    monkeypatch.setenv("VSP_SCRATCH", str(tmp_path / "scratch"))
+    yield SimpleNamespace(url=f"s3://{bucket}", bucket=bucket, proxy=s3_servers.proxy)
+    s3_servers.proxy.heal()

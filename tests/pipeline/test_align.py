@@ -1,6 +1,14 @@
 import numpy as np
 
-from pipeline.faces.align import TEMPLATE, align, similarity
+from pipeline.faces.align import (
+    TEMPLATE,
+    TEMPLATE_SIZE,
+    align,
+    crop_place,
+    crop_side,
+    from_centres,
+    similarity,
+)
 
 
 def test_the_similarity_is_found_exactly():
@@ -21,3 +29,27 @@ def test_points_land_on_the_template():
         rows, columns = np.indices(crop.shape) + 0.5
         centre = np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()
         assert np.abs(centre - goal).max() < 0.1, (centre, goal)
+
+
+def test_the_place_takes_the_points_to_the_unit_square():
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    points = TEMPLATE @ turn.T * 0.3 + (300, 40)
+    place = crop_place(points)
+    assert np.allclose(points @ place[:, :2].T + place[:, 2], TEMPLATE / TEMPLATE_SIZE)
+    assert np.isclose(crop_side(place), 0.3 * TEMPLATE_SIZE)
+
+
+def test_a_mapping_of_places_becomes_one_of_indices():
+    """Half the size: the middle of the first output pixel lies between the first two."""
+    matrix = from_centres(np.array([[2.0, 0, 0], [0, 2.0, 10]]))
+    assert matrix.tolist() == [[2, 0, 0.5], [0, 2, 10.5]]
+
+
+def test_a_face_at_the_far_end_of_a_wide_photo_is_cut_alike():
+    """Some resamplers count pixels in 16 bits."""
+    points = TEMPLATE * 0.2 + (10, 10)
+    small = np.random.default_rng(0).integers(0, 256, (130, 130, 3), np.uint8)
+    wide = np.zeros((130, 40_000, 3), np.uint8)
+    wide[:, 39_000:39_130] = small
+    far = align(wide, points + np.array([39_000, 0]), 64).astype(int)
+    assert np.abs(far - align(small, points, 64)).max() <= 1

@@ -125,6 +125,29 @@ def test_jpeg_swaps_red_and_blue(quality):
     assert np.abs(ours - pillow(image)).mean() > 0.1
 
 
+def test_red_and_blue_are_swapped_unless_told_otherwise():
+    image = face()
+
+    def pillow(pixels):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=75, subsampling="4:2:0")
+        return np.asarray(Image.open(file)).astype(np.float32)
+
+    ours = degradation.jpeg(as_float(image), 75, swaps_red_blue=False) * 255
+    assert np.abs(ours - pillow(image)).max() < 1e-3
+    red = np.array([[[1.0, 0.0, 0.0]]], np.float32)
+    assert degradation.gray(red, swaps_red_blue=False)[0, 0, 0] == pytest.approx(0.299)
+    params = draw_params(STAGE_2, 64, seed=0, key="a")._replace(gray=True)
+    noise = draw_noise(params.low_side, seed=0, key="a")
+    right = params._replace(swaps_red_blue=False)
+    assert not np.array_equal(
+        degrade_float(as_float(image), params, noise), degrade_float(as_float(image), right, noise)
+    )
+    assert not np.array_equal(
+        truth_float(as_float(image), params), truth_float(as_float(image), right)
+    )
+
+
 def test_jpeg_rounds_half_to_even():
     flat = np.full((16, 16, 3), 100.5 / 255, np.float32)
     assert degradation.jpeg(flat, 99)[0, 0, 0] * 255 == pytest.approx(100)

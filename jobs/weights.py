@@ -1,0 +1,120 @@
+"""`vsp weights`: the folder of weight files, known by their sha256. Nothing is downloaded."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.weights import Entry
+
+EXAMPLE = "vsp weights add downloads/restoration_net.pt"
+EXIT_DAMAGED = 1
+Folder = Annotated[
+    Path | None, typer.Option(help="Another folder than $VSP_WEIGHTS or the user's cache.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Tell it as JSON.")]
+
+app = typer.Typer(
+    help="""List, add and verify weight files.
+
+    They are kept in $VSP_WEIGHTS, or in vsp/weights of the user's cache, each with its sha256.
+    Nothing is downloaded and nothing in a file is run: for a missing one, `list` says where to get
+    it.""",
+    epilog=f"Example: {EXAMPLE}",
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+)
+
+
+@app.command("list", epilog="Example: vsp weights list --json")
+def list_command(folder: Folder = None, as_json: AsJson = False) -> None:
+    """Show what is there, what is missing and where to get it."""
+    from pipeline.weights import default_folder, entries
+
+    folder = folder or default_folder()
+    found = entries(folder)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), "files": _as_dicts(found)}, indent=1))
+        return
+    for entry in found:
+        typer.echo(_line(entry))
+    num_there = sum(entry.path is not None for entry in found)
+    typer.echo(f"{num_there} of {len(found)} files in {folder}")
+
+
+@app.command("add", epilog=f"Example: {EXAMPLE}")
+def add_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The weight file.")],
+    name: Annotated[
+        str, typer.Option(help="Name to keep it under; its own, or that of the known file it is.")
+    ] = "",
+    folder: Folder = None,
+    dry_run: Annotated[
+        bool, typer.Option("-n", "--dry-run", help="Check it, say what would be done, and stop.")
+    ] = False,
+) -> None:
+    """Copy a file in, whole or not at all, and record its sha256.
+
+    A file whose sha256 is not that of the known file of its name is refused. It is never unpickled.
+    """
+    from pipeline.weights import add
+
+    added = add(file, name, folder, dry_run=dry_run)
+    done = "would add" if dry_run else "added"
+    if not added.is_new:
+        done = "was there already:"
+    what = added.known.what if added.known else "a file of your own"
+    typer.echo(f"{done} {added.path} ({what}), sha256 {added.sha256}")
+
+
+@app.command("verify", epilog="Example: vsp weights verify")
+def verify_command(folder: Folder = None, as_json: AsJson = False) -> int:
+    """Hash every file again. Exit code: 0 all as recorded, 1 some are not."""
+    from pipeline.weights import default_folder, verify_all
+
+    folder = folder or default_folder()
+    found = verify_all(folder)
+    damaged = [entry for entry in found if entry.state == "damaged"]
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), "files": _as_dicts(found)}, indent=1))
+    else:
+        for entry in damaged:
+            typer.echo(f"vsp: {entry.path}: {entry.problem}; add it again", err=True)
+        for entry in found:
+            if entry.state == "unrecorded":
+                typer.echo(
+                    f"vsp: {entry.path}: no checksum; record it with `vsp weights add`", err=True
+                )
+        typer.echo(f"{len(found) - len(damaged)} of {len(found)} files are as they should be")
+    return EXIT_DAMAGED if damaged else 0
+
+
+def _line(entry: "Entry") -> str:
+    head = f"{entry.state:<10} {entry.name}"
+    if entry.size_bytes is not None:
+        head += f" ({entry.size_bytes / 1e6:.1f} MB)"
+    if entry.known is None:
+        return head
+    text = f"{head}: {entry.known.what}; for {entry.known.used_by}; {entry.known.licence}"
+    return f"{text}; get it from {entry.known.source}" if entry.path is None else text
+
+
+def _as_dicts(found: "Sequence[Entry]") -> list[dict[str, Any]]:
+    return [
+        {
+            "name": entry.name,
+            "state": entry.state,
+            "path": str(entry.path) if entry.path else None,
+            "size_bytes": entry.size_bytes,
+            "sha256": entry.sha256 or None,
+            "problem": entry.problem or None,
+            "what": entry.known.what if entry.known else None,
+            "used_by": entry.known.used_by if entry.known else None,
+            "licence": entry.known.licence if entry.known else None,
+            "source": entry.known.source if entry.known else None,
+        }
+        for entry in found
+    ]

@@ -1,0 +1,154 @@
+"""A model held by a worker: which weights, on which device, and batches of one fixed shape."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from pipeline import images
+from vsp_model import checkpoints, registry
+from vsp_model.registry import Restorer
+from vsp_model.runtime import Runtime, RuntimeConfig, keep_freed_memory
+from vsp_model.vspbfr import VSPBFRConfig
+
+
+class Frozen(BaseModel):
+    """A setting that cannot change and takes no unknown key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Bundle(Frozen):
+    """Trained weights in one file."""
+
+    kind: Literal["bundle"] = "bundle"
+    path: Path
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """What the sidecar calls the model."""
+        return self.path.name
+
+
+class Untrained(Frozen):
+    """A seeded model without training: it proves the path, not the picture."""
+
+    kind: Literal["untrained"] = "untrained"
+    path: Path
+    config: VSPBFRConfig
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the sidecar calls the model."""
+        return f"untrained {self.path.stem}"
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the weights: they follow from the config and the seed alone."""
+        text = canonical({"config": self.config.model_dump(mode="json"), "seed": self.seed})
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+ModelSpec = Annotated[Bundle | Untrained, Field(discriminator="kind")]
+
+
+class ReplicaConfig(Frozen):
+    """Everything about the model that decides the bytes of a restored face on one device kind.
+
+    Attributes:
+        model: The weights.
+        seed: With a face's key it fixes everything that is random.
+        noise: "seeded", or "mean" for the same noise in every image.
+        batch_size: Faces per run of the model; the last batch is padded, because another shape
+            would sum in another order.
+        threads: Torch threads of a worker; they too decide the order of sums.
+        runtime: Device, precision and memory format.
+    """
+
+    model: ModelSpec
+    seed: int = Field(0, ge=0)
+    noise: Literal["seeded", "mean"] = "seeded"
+    batch_size: int = Field(8, ge=1)
+    threads: int = Field(1, ge=1)
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the bytes: weights, not their path; the device's kind, not its number."""
+        settings = self.model_dump(mode="json", exclude={"model"})
+        settings["model"] = self.model.sha256
+        settings["runtime"]["device"] = self.runtime.device.partition(":")[0]
+        return settings
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """JSON in the one spelling that hashes are taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def load_model(config: ReplicaConfig) -> Restorer:
+    """Make the restorer that `config` names ready to run, in a process that does nothing else."""
+    keep_freed_memory()
+    spec = config.model
+    if isinstance(spec, Bundle):
+        return Runtime(checkpoints.load(spec.path), config.runtime)
+    return Runtime(registry.untrained(spec.config, seed=spec.seed), config.runtime)
+
+
+LoadModel = Callable[[ReplicaConfig], Restorer]
+
+
+class Replica:
+    """A loaded model and its batch shape."""
+
+    def __init__(self, config: ReplicaConfig, load: LoadModel = load_model) -> None:
+        """Load the model; torch gets the plan's threads."""
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(config.threads)
+        self.config = config
+        self._model = load(config)
+
+    @property
+    def size(self) -> int:
+        """Working size S in pixels."""
+        return self._model.size
+
+    @property
+    def batch_size(self) -> int:
+        """Faces per run of the model."""
+        return self.config.batch_size
+
+    def new_batch(self, batch_size: int = 0) -> Tensor:
+        """A zeroed float32 (B, 3, S, S) batch to be filled with `images.to_model`."""
+        return images.new_batch(batch_size or self.batch_size, self.size)
+
+    def run(self, batch: Tensor, keys: Sequence[str]) -> Tensor:
+        """Restore a batch whose first `len(keys)` places are filled and whose others are zero.
+
+        Args:
+            batch: (B, 3, S, S) as `new_batch` makes it.
+            keys: One a face, at most B.
+
+        Returns:
+            (B, 3, S, S) float32 on the CPU, not clamped, in memory of its own; the places beyond
+            the keys mean nothing.
+        """
+        padded = [*keys, *(f"padding {slot}" for slot in range(len(keys), len(batch)))]
+        config = self.config
+        restored = self._model.restore(batch, padded, seed=config.seed, noise=config.noise)
+        restored = restored.to("cpu")
+        return restored.clone() if restored.data_ptr() == batch.data_ptr() else restored
+
+    def warm(self) -> None:
+        """Run once, so that the first face does not wait for first-time work."""
+        self.run(self.new_batch(), [])
+
+    def close(self) -> None:
+        """Give the process its threads back."""
+        torch.set_num_threads(self._threads_before)
