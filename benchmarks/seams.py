@@ -1,7 +1,7 @@
 """How well a crop goes back into its photo: shift, round trip and seams of `faces/paste.py`.
 
     OMP_NUM_THREADS=1 python benchmarks/seams.py
-    OMP_NUM_THREADS=1 python benchmarks/seams.py --out /tmp/seams     # and pictures to look at
+    OMP_NUM_THREADS=1 python benchmarks/seams.py --out runs/seams     # and pictures to look at
 
 A portrait (`skimage.data.astronaut`) is scaled so that its crop has the given side, turned, moved
 by a part of a pixel, cut out, and pasted back as it is: a model that changes nothing. Columns, the

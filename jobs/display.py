@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.runner import Summary
 
 LINE_S = 10.0  # between two lines where nobody watches
+MAX_REASONS = 3  # shown for each status
 RATE_S = 30.0  # what the rate is averaged over
 
 
@@ -126,6 +127,7 @@ def summary_facts(summary: "Summary", out: str, seconds: float) -> dict[str, Any
         "shards_done": summary.num_done,
         "shards_from_before": summary.num_skipped,
         "records": dict(summary.counts),
+        "reasons": dict(summary.reasons),
         "workers_died": summary.num_deaths,
         "seconds": round(seconds, 3),
         "errors": summary.errors,
@@ -139,14 +141,26 @@ def closing_table(summary: "Summary", out: str, seconds: float) -> Table:
     before = f" ({summary.num_skipped} from before)" if summary.num_skipped else ""
     table.add_row("shards", f"{done} of {summary.num_shards}{before}")
     for status, count in sorted(summary.counts.items()):
-        hint = "  (why: column `reason` of the sidecars)" if status in ("refused", "failed") else ""
-        table.add_row(status, f"{count}{hint}")
+        table.add_row(status, str(count))
+        for line in reasons_of(summary, status):
+            table.add_row("", line)
     if summary.num_deaths:
         table.add_row("workers died", str(summary.num_deaths))
     start = f" ({duration(summary.start_s)} to start)" if summary.start_s else ""
     table.add_row("time", f"{duration(seconds)}{start}")
     table.add_row("out", out)
     return table
+
+
+def reasons_of(summary: "Summary", status: str) -> list[str]:
+    """The commonest reasons of a status; all of them stand in the sidecars' column `reason`."""
+    found = [
+        f"{count} x {reason.removeprefix(f'{status}: ')}"
+        for reason, count in summary.reasons.most_common()
+        if reason.startswith(f"{status}: ")
+    ]
+    more = [f"and {len(found) - MAX_REASONS} more: column `reason` of the sidecars"]
+    return found[:MAX_REASONS] + (more if len(found) > MAX_REASONS else [])
 
 
 def duration(seconds: float) -> str:

@@ -48,8 +48,12 @@ def read_bundle(path: Path) -> "tuple[BundleInfo, str]":
     return info, verify(path) if checksum_path(path).is_file() else sha256_of(path)
 
 
-def pick_device(name: str) -> str:
+def pick_device(name: str, *, elsewhere: bool = False) -> str:
     """The device that `--device` means; refuses one that this machine does not have.
+
+    Args:
+        name: What the user gave.
+        elsewhere: Other machines do the work, and one that is named is theirs.
 
     Raises:
         UserError: If there is none of that name.
@@ -63,6 +67,8 @@ def pick_device(name: str) -> str:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
+    if elsewhere:
+        return name
     try:
         resolve_device(name)
     except ValueError as error:

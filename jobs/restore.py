@@ -56,6 +56,21 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Photos: restore faces larger than the model, too.")
     ] = False,
+    faces: Annotated[
+        str, typer.Option(help="Photos: all, largest, center, or numbers as 0,2, left to right.")
+    ] = "all",
+    min_face: Annotated[
+        float, typer.Option(min=1, help="Photos: leave faces whose box is smaller, in pixels.")
+    ] = 20.0,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Photos: least confidence of the detector.")
+    ] = 0.7,
+    max_faces: Annotated[
+        int | None, typer.Option(min=1, help="Photos: restore at most N faces, the largest first.")
+    ] = None,
+    detector: Annotated[
+        str, typer.Option(help="Photos: yunet, or the path of facexlib RetinaFace weights.")
+    ] = "yunet",
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write before/after pictures.")
     ] = False,
@@ -115,7 +130,7 @@ def command(
     from jobs.running import RunFlags, existing_settings, run_job
 
     there = {} if restart else existing_settings(out)
-    device = pick_device(device)
+    device = pick_device(device, elsewhere=bool(ray_address))
     workers = workers or default_workers(device, gpus_per_worker)
     values: dict[str, Any] = {
         "model": model_values(model),
@@ -130,6 +145,7 @@ def command(
     }
     if photos or aligned or is_photos(source):
         values |= {"force": force, "compare": compare, "aligned": aligned}
+        values["detect"] = detect_values(detector, faces, min_face, min_score, max_faces)
         job = photos_job(source, out, values, overrides or ())
     else:
         values |= {"keep_size": keep_size}
@@ -191,6 +207,32 @@ def photos_job(source: str, out: str, values: dict[str, Any], overrides: Sequenc
     stage = partial(PhotosStage, config)
     outer = source if path.is_dir() else None
     return Job("restore", stage, config.provenance, units, out, outer, versions())
+
+
+def detect_values(
+    detector: str, faces: str, min_face: float, min_score: float, max_faces: int | None
+) -> dict[str, Any]:
+    """How faces are found, as the settings want it.
+
+    Raises:
+        UserError: If `faces` is no choice, or the detector's file is missing.
+    """
+    from pipeline.errors import UserError
+    from vsp_model.files import sha256_of
+
+    values: dict[str, Any] = {"min_face_px": min_face, "min_score": min_score,
+                              "max_faces": max_faces, "which": faces}  # fmt: skip
+    if faces not in ("all", "largest", "center"):
+        numbers = faces.split(",")
+        if not all(number.strip().isdigit() for number in numbers):
+            raise UserError(f"--faces {faces}: use all, largest, center, or numbers as 0,2")
+        values["which"] = [int(number) for number in numbers]
+    if detector != "yunet":
+        if not Path(detector).is_file():
+            raise UserError(f"--detector {detector}: no such file; give RetinaFace weights")
+        digest = sha256_of(detector)
+        values |= {"detector": "retinaface", "weights": detector, "sha256": digest}
+    return values
 
 
 def is_photos(source: str) -> bool:

@@ -146,7 +146,8 @@ def _plan(job: Job, ledger: "Ledger", flags: RunFlags) -> "Plan":
     if there is not None and not flags.restart:
         check_same(there, plan, job.out)
         plan = replace(there, units=plan.units)  # the input may have moved
-    check_own(ledger.store, there, ledger.committed(there) if there else set())
+    known = ledger.committed(there) | ledger.redone(there) if there else set[str]()
+    check_own(ledger.store, there, known)
     return plan
 
 

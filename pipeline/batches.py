@@ -70,7 +70,7 @@ class Batch:
                 self.pixels.append(None)
                 continue
             finite = finite_items(restored).tolist()
-            pixels = images.to_uint8(restored)
+            pixels = images.to_uint8(restored if all(finite) else restored.nan_to_num())
             self.pixels += [pixels[n] if finite[n] else None for n in range(len(finite))]
         self.outputs.clear()
 

@@ -1,16 +1,20 @@
 """A chunk of photos as records in and results out: files under their names, and a sidecar."""
 
+import errno
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from pipeline.commit import Attempt
-from pipeline.sidecar import Provenance, Row, write_sidecar
+from pipeline.sidecar import Provenance, Row, read_rows, write_sidecar
 from pipeline.stage import Task
 from pipeline.storage import OWN_FOLDER, Store, StoreTrouble, open_input, open_store, trouble
 
+MAX_NAME_BYTES = 255  # of one part of a path, on nearly every file system
 MAX_FILE_BYTES = 2**30  # more than any photo within a sane budget of pixels; read into memory
 
 
@@ -53,10 +57,21 @@ class PhotoResult:
     compare: bytes | None = None
     rejected: bytes | None = None
 
-    @property
-    def status(self) -> str:
-        """The row's."""
-        return self.row.status
+
+def carried(task: Task) -> Iterator[PhotoResult]:
+    """Yield what the output holds of a chunk, failed photos left out, in order."""
+    store = open_store(task.out)
+    with store.open(f"{OWN_FOLDER}/records/{task.shard}.parquet") as file:
+        rows = read_rows(file)
+    for row in rows:
+        name = task.files[row.index]
+        if row.status != "failed":
+            yield PhotoResult(row, name, store.read(name) if row.sha256_out else None)
+
+
+def photo_key(name: str) -> str:
+    """A photo's path as text: Linux takes any bytes, Parquet and the random numbers do not."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def read_chunk(task: Task) -> Iterator[PhotoRecord]:
@@ -66,8 +81,7 @@ def read_chunk(task: Task) -> Iterator[PhotoRecord]:
         StoreTrouble: If an object store does not answer.
     """
     for index, name in enumerate(task.files):
-        # Linux takes any bytes as a name; Parquet and the model's random numbers want text.
-        key = name.encode(errors="backslashreplace").decode()
+        key = photo_key(name)
         data, fault = b"", ""
         try:
             with open_input(f"{task.source}/{name}") as file:
@@ -108,10 +122,14 @@ class PhotoOutput:
 
     def add(self, result: PhotoResult) -> None:
         """Write one photo's files and note its row."""
+        try:
+            self._write(result.name, result.data)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            result = _unwritten(result)  # the attempt's folder makes every path longer
         self._rows.append(result.row)
-        self._write(result.name, result.data)
-        # The suffix stays, so that a.png and a.jpg do not become one.
-        self._write(f"{OWN_FOLDER}/compare/{result.name}.jpg", result.compare)
+        self._write(compare_name(result.name), result.compare)
         self._write(f"{OWN_FOLDER}/quarantine/{result.name}", result.rejected)
 
     def commit(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -130,3 +148,21 @@ class PhotoOutput:
             file.write(data)
             file.close()  # a chunk may hold more photos than a process may hold open files
         self._names.append(name)
+
+
+def compare_name(name: str) -> str:
+    """Where the picture of before and after of a photo lies in the output."""
+    # The suffix stays, so that a.png and a.jpg do not become one.
+    folder, slash, last = f"{name}.jpg".rpartition("/")
+    if len(os.fsencode(last)) > MAX_NAME_BYTES:
+        last = f"{hashlib.sha256(os.fsencode(last)).hexdigest()[:32]}.jpg"
+    return f"{OWN_FOLDER}/compare/{folder}{slash}{last}"
+
+
+def _unwritten(result: PhotoResult) -> PhotoResult:
+    """The result of a photo whose name cannot be had in the output folder."""
+    reason = "its path would be too long in the output folder; choose a shorter OUT"
+    row = replace(
+        result.row, status="failed", reason=reason, width_out=None, height_out=None, sha256_out=None
+    )
+    return PhotoResult(row, result.name)

@@ -9,15 +9,16 @@ is bounded, in bytes and in records.
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.batches import Batch, Composer
+from pipeline.errors import one_line
 from pipeline.images import Pixels
 from pipeline.replica import Replica
-from pipeline.stage import Prepared, Record, Stage
+from pipeline.stage import Prepared, Stage
 from pipeline.tracker import Tracker
 
 IDLE_S = 0.02  # how long a batch that is not full waits for the next shard's first faces
@@ -81,9 +82,19 @@ class Budget:
 class Block:
     """Neighbouring records of one shard on their way through the worker."""
 
-    def __init__(self, shard: str, records: Sequence[Any], num_bytes: int) -> None:
-        """Take the records; nothing is done with them yet."""
+    def __init__(
+        self, shard: str, records: Sequence[Any], num_bytes: int, decided: Mapping[int, Any]
+    ) -> None:
+        """Take the records; nothing is done with them yet.
+
+        Args:
+            shard: Their shard's name.
+            records: The neighbours.
+            num_bytes: What they hold together.
+            decided: Results that are known already, by the record's index.
+        """
         self.shard = shard
+        self.decided = decided
         self.records = records
         self.num_bytes = num_bytes
         self.prepared: Future[list[Prepared]] = Future()
@@ -111,7 +122,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rejected:
+class _Decided:
     """Stands for a record whose result is known without the model."""
 
     result: Any
@@ -153,15 +164,13 @@ class Flow:
         """No more records for now."""
         self._feeding = False
 
-    def put(self, block: Block, reject: Callable[[Record], str]) -> None:
+    def put(self, block: Block) -> None:
         """Send a block on its way; waits while too much is in flight.
 
-        Args:
-            block: Its `results` will hold one result a record.
-            reject: For each record why it is not to be touched, or "".
+        Its `results` will hold one result a record.
         """
         self._budget.take(block.num_bytes, len(block.records))
-        self._codecs.submit(self._prepare, block, reject)
+        self._codecs.submit(self._prepare, block)
         self._incoming.put(block)
 
     def release(self, block: Block) -> None:
@@ -183,26 +192,38 @@ class Flow:
             self._composer.close()
         self._codecs.shutdown()
 
-    def _prepare(self, block: Block, reject: Callable[[Record], str]) -> None:
+    def _prepare(self, block: Block) -> None:
+        def prepare() -> list[Prepared]:
+            return [self._prepare_one(record, block.decided) for record in block.records]
+
+        self._work_on(block, prepare, block.prepared)
+
+    def _work_on(self, block: Block, work: Callable[[], list[Any]], told: Future[Any]) -> None:
+        """Do a part of a block's work with its records in hand, and tell what came of it."""
+        error: BaseException | None = None
+        results: list[Any] = []
         self._tracker.hold(block.indices)
         try:
-            prepared = [self._prepare_one(record, reject) for record in block.records]
-        except BaseException as error:
-            block.prepared.set_exception(error)
+            results = work()
+        except BaseException as caught:
+            error = caught
+        # Before it is told: a suspect may be waiting for all hands to be empty.
+        self._tracker.let_go()
+        if error is None:
+            told.set_result(results)
         else:
-            block.prepared.set_result(prepared)
-        finally:
-            self._tracker.let_go()
+            told.set_exception(error)
 
-    def _prepare_one(self, record: Any, reject: Callable[[Record], str]) -> Prepared:
+    def _prepare_one(self, record: Any, decided: Mapping[int, Any]) -> Prepared:
         """Decode one record; an unexpected error is the record's own."""
-        reason = reject(record)
-        if not reason:
+        result = decided.get(record.index)
+        if result is None:
             try:
                 return self._stage.prepare(record)
             except Exception as error:
-                reason = f"could not be decoded ({type(error).__name__}: {error})"
-        return Prepared(record, state=_Rejected(self._stage.reject(record, reason)))
+                reason = f"could not be decoded ({one_line(error)})"
+                result = self._stage.reject(record, reason)
+        return Prepared(record, state=_Decided(result))
 
     def _compose(self) -> None:
         """Put the faces of block after block into batches."""
@@ -238,22 +259,16 @@ class Flow:
             self._codecs.submit(self._finish, block)
 
     def _finish(self, block: Block) -> None:
-        self._tracker.hold(block.indices)
-        try:
-            results = [
-                self._finish_one(prepared, places)
-                for prepared, places in zip(block.prepared.result(), block.places, strict=True)
-            ]
-        except BaseException as error:
-            block.results.set_exception(error)
-        else:
-            block.results.set_result(results)
-        finally:
+        def finish() -> list[Any]:
+            pairs = zip(block.prepared.result(), block.places, strict=True)
+            results = [self._finish_one(prepared, places) for prepared, places in pairs]
             block.places.clear()
-            self._tracker.let_go()
+            return results
+
+        self._work_on(block, finish, block.results)
 
     def _finish_one(self, prepared: Prepared, places: Sequence[tuple[Batch, int]]) -> Any:
-        if isinstance(prepared.state, _Rejected):
+        if isinstance(prepared.state, _Decided):
             return prepared.state.result
         faults = [fault for batch, slot in places if (fault := batch.fault(slot))]
         if faults:
@@ -262,5 +277,5 @@ class Flow:
         try:
             return self._stage.finish(prepared, restored)
         except Exception as error:
-            reason = f"could not be encoded ({type(error).__name__}: {error})"
+            reason = f"could not be encoded ({one_line(error)})"
             return self._stage.reject(prepared.record, reason)

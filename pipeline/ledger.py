@@ -117,6 +117,10 @@ class Ledger:
             if isinstance(event, dict) and event.get("plan") == plan.id:
                 yield event
 
+    def redone(self, plan: Plan) -> set[str]:
+        """Shards whose decision was taken back while their files stayed."""
+        return {event["shard"] for event in self.events(plan) if event["event"] == "redo"}
+
     def condemned(self, plan: Plan) -> Mapping[str, dict[int, str]]:
         """Records that earlier runs condemned, by shard; a shard done again is absolved."""
         found: dict[str, dict[int, str]] = {}

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -255,13 +255,13 @@ def make_out(out: Path) -> None:
         raise UserError(f"{out}: no permission to write; choose another OUT or change its mode")
 
 
-def check_own(store: Store, plan: Plan | None, committed: set[str]) -> None:
+def check_own(store: Store, plan: Plan | None, known: Set[str]) -> None:
     """Refuse an output folder with files that no run of ours has put there.
 
     Args:
         store: The output folder.
         plan: The plan it was begun with, if any.
-        committed: The shards that are done.
+        known: Shards whose files may be there: they are done, or were and are done again.
 
     Raises:
         UserError: Naming the first foreign file.
@@ -269,7 +269,7 @@ def check_own(store: Store, plan: Plan | None, committed: set[str]) -> None:
     if plan is None:
         foreign = next(iter(store.list()), None)
     else:
-        pending = (unit for unit in plan.units if unit.shard not in committed)
+        pending = (unit for unit in plan.units if unit.shard not in known)
         reserved = {name for unit in pending for name in unit.outputs}
         foreign = next((name for name in store.list() if name in reserved), None)
     if foreign is not None:
@@ -346,13 +346,16 @@ def photo_units(root: Path, files: Sequence[str], per_chunk: int) -> tuple[Unit,
 def find_photos(root: Path, suffixes: Sequence[str]) -> tuple[str, ...]:
     """Photos below a folder, as sorted relative paths; hidden ones and a run's own are left out.
 
+    What has a photo's name and cannot be read, such as a link to nothing, is found too: it gets a
+    row that says so.
+
     Raises:
         UserError: If there is none.
     """
     found = [
         path.relative_to(root).as_posix()
         for path in root.rglob("*")
-        if path.suffix[1:].lower() in suffixes and path.is_file()
+        if path.suffix[1:].lower() in suffixes and not path.is_dir()
     ]
     shown = [name for name in found if not any(_is_hidden(p) for p in PurePosixPath(name).parts)]
     if not shown:

@@ -54,6 +54,7 @@ class Summary:
         num_skipped: Shards that an earlier run had finished.
         num_done: Shards this run has finished.
         counts: Records by status, over the skipped and the done.
+        reasons: The commonest reasons in the rows, after the status.
         errors: One line per shard that could not be done.
         notes: What a person should know of: deaths, condemned records, waits.
         num_live: Records that living workers have written, committed or not.
@@ -69,6 +70,7 @@ class Summary:
     num_skipped: int = 0
     num_done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     num_live: int = 0
@@ -135,6 +137,7 @@ def run(
     finished = [unit.shard for unit in plan.units if unit.shard not in todo_names]
     for record in ledger.commits(plan, finished):
         summary.counts.update(record["counts"])
+        summary.reasons.update(record["reasons"])
     if not todo:
         return summary
     condemned = ledger.condemned(plan)
@@ -253,6 +256,7 @@ class _Driver:
         if not report.error:
             self._summary.num_done += 1
             self._summary.counts.update(report.counts)
+            self._summary.reasons.update(report.reasons)
             self._weight_done += case.unit.weight
             self._records_done += sum(report.counts.values())
             self._trouble_since_s = self._num_troubles = 0
@@ -270,14 +274,15 @@ class _Driver:
             names = ", ".join(sorted(shards))
             raise RunError(f"{error}: the same in shards {names}; this is no fault of the input")
         case.after_error(error)
-        self._again(case)
+        # Others first: what fails them alike is found out before any shard is given up.
+        self._again(case, self._queue.append)
 
-    def _again(self, case: Case) -> None:
+    def _again(self, case: Case, put: Callable[[Case], None]) -> None:
         """Back into the queue, unless not even failed rows could be written."""
         if case.is_lost:
             self._summary.errors.append(f"{case.unit.shard}: {case.last_error}")
         else:
-            self._queue.appendleft(case)
+            put(case)
 
     def _bury(self, event: Died) -> None:
         """A worker is gone: charge what it had in hand, start another."""
@@ -298,7 +303,7 @@ class _Driver:
             for index, reason in condemned.items():
                 self._note("condemned", shard=case.unit.shard, index=index, reason=reason)
                 self._tell(f"{case.unit.shard}: record {index} {reason}; it is left out")
-            self._again(case)
+            self._again(case, self._queue.appendleft)
         if not self._stopping_since_s:
             self._replace(event.worker)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.commit import Attempt
 from pipeline.sample import Member, Sample, group
-from pipeline.sidecar import Provenance, Row, write_sidecar
+from pipeline.sidecar import Provenance, Row, read_rows, write_sidecar
 from pipeline.stage import Task
 from pipeline.storage import OWN_FOLDER, Store, open_input, open_store, trouble
 from pipeline.tar import Entry, TarFault, TarWriter, read_tar
@@ -52,10 +52,20 @@ class ShardResult:
     members: tuple[Member, ...] = ()
     rejected: tuple[Member, ...] = ()
 
-    @property
-    def status(self) -> str:
-        """The row's."""
-        return self.row.status
+
+def carried(task: Task) -> Iterator[ShardResult]:
+    """Yield what an output shard holds, failed records left out, in order."""
+    store = open_store(task.out)
+    with store.open(f"{task.shard}.parquet") as file:
+        rows = read_rows(file)
+    records = read_shard(f"{task.out.rstrip('/')}/{task.shard}.tar")
+    record = next(records, None)
+    for row in rows:
+        members: tuple[Member, ...] = ()
+        if record and record.key == row.key:  # one that left no file is not in the tar
+            members, record = record.members, next(records, None)
+        if row.status != "failed":
+            yield ShardResult(row, members)
 
 
 class ShardOutput:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from pipeline.images import Pixels
 from pipeline.replica import Replica
+from pipeline.sidecar import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ class Result(Protocol):
     """A record's row and the files it leaves in the output."""
 
     @property
-    def status(self) -> str:
-        """What became of the record; see `shards.Status`."""
+    def row(self) -> Row:
+        """What became of the record."""
 
 
 class Output(Protocol):
@@ -127,6 +128,9 @@ class Stage(Protocol):
 
     def read(self, task: Task) -> Iterator[Any]:
         """Yield every record of a shard, in order; called in the worker's reading thread."""
+
+    def carried(self, task: Task) -> Iterator[Result]:
+        """Yield what the output holds of an earlier try, failed records left out, in order."""
 
     def prepare(self, record: Any) -> Prepared:
         """Decode a record; called in codec threads, several at once."""

@@ -267,18 +267,27 @@ def open_input(url: str) -> BinaryIO:
     Raises:
         StoreTrouble: If an object store does not answer.
         FileNotFoundError: If there is no such file.
+        OSError: If it is no plain file: a named pipe would be waited for, a device has no end.
     """
     if not is_remote(url):
-        return Path(url).open("rb")
+        path = Path(url)
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "not a plain file", url)
+        return path.open("rb")
     from pipeline.remote import open_remote
 
     return open_remote(url)
 
 
 def stat_input(url: str) -> Stat | None:
-    """Size and version of an input file, None if there is none."""
+    """Size and version of an input file, None if there is none, or only a link to nothing."""
     if not is_remote(url):
-        return LocalStore(Path(url).parent).stat(Path(url).name)
+        try:
+            return LocalStore(Path(url).parent).stat(Path(url).name)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return None
     from pipeline.remote import stat_remote
 
     return stat_remote(url)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from pipeline.chunks import photo_key
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Unit
 from pipeline.shards import read_shard
@@ -123,7 +124,7 @@ def _check_input(unit: Unit, rows: Sequence[Row]) -> Iterator[str]:
     """One row for each record of the input, in its order."""
     wanted: list[str]
     if unit.files:
-        wanted = list(unit.files)
+        wanted = [photo_key(name) for name in unit.files]
     else:
         if stat_input(unit.source) is None:
             yield f"{unit.source}: the input is gone, so it was not compared"

@@ -7,21 +7,23 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.errors import one_line
 from pipeline.flow import BLOCK_BYTES, Block, Flow, FlowConfig
 from pipeline.locks import hold_shared
-from pipeline.sidecar import warm
+from pipeline.sidecar import Row, warm
 from pipeline.stage import Output, Record, Stage, StageFactory, Task
 from pipeline.storage import StoreTrouble
 from pipeline.tracker import Tracker
 
 PR_SET_PDEATHSIG = 1
+MAX_REASONS = 8  # the commonest, for the run's summary; all stand in the rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Report:
         error: One line why it was not, or "".
         is_trouble: The disk or object store is to blame, not the shard.
         seconds: From the first record read to the commit.
+        reasons: The commonest reasons in the rows, after the status.
     """
 
     shard: str
@@ -60,6 +63,7 @@ class Report:
     error: str = ""
     is_trouble: bool = False
     seconds: float = 0.0
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -71,6 +75,7 @@ class _Run:
     began: float = field(default_factory=time.time)
     num_read: int = 0
     num_written: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     output: Output | None = None
     error: BaseException | None = None
 
@@ -82,6 +87,7 @@ class Worker:
         """Plan the worker; `report` is called from a thread of its own, once a task."""
         self._config, self._report = config, report
         self._flow: Flow | None = None
+        self._lock: BinaryIO | None = None
         self._written: queue.SimpleQueue[tuple[_Run, Block | None] | None] = queue.SimpleQueue()
         self._num_done = self._num_bytes = 0
 
@@ -121,33 +127,34 @@ class Worker:
 
     def close(self) -> None:
         """Finish what was fed, end the threads, give the model back."""
-        if self._flow is None:
-            return
-        self._written.put(None)
-        self._writer.join()
-        self._flow.close()
-        self._tracker.close()
-        self._config.tracker.unlink(missing_ok=True)  # nothing is in hand: nothing to tell
-        self._stage.close()
-        if self._lock:
+        if self._flow is not None:
+            self._written.put(None)
+            self._writer.join()
+            self._flow.close()
+            self._tracker.close()
+            self._config.tracker.unlink(missing_ok=True)  # nothing is in hand: nothing to tell
+            self._stage.close()
+            self._flow = None
+            gc.unfreeze()
+        if self._lock is not None:  # also where the stage could not be set up
             self._lock.close()
-        self._flow = None
-        gc.unfreeze()
+            self._lock = None
 
     def _feed(self, run: _Run, flow: Flow) -> None:
         task = run.task
         records: list[Any] = []
         num_bytes = 0
+        known = self._known(task)
         for record in islice(self._stage.read(task), task.limit or None):
             run.num_read += 1
             alone = record.index in task.suspects
             full = len(records) == flow.block_records or num_bytes + record.num_bytes > BLOCK_BYTES
             if records and (alone or full):
-                self._put(run, flow, records, num_bytes)
+                self._put(run, flow, records, known)
                 records, num_bytes = [], 0
             if alone:
                 flow.drain()
-                self._put(run, flow, [record], record.num_bytes)
+                self._put(run, flow, [record], known)
                 flow.drain()
                 continue
             records.append(record)
@@ -155,17 +162,31 @@ class Worker:
             if run.error:  # the writer met it: the rest would be for nothing
                 return
         if records:
-            self._put(run, flow, records, num_bytes)
+            self._put(run, flow, records, known)
 
-    def _put(self, run: _Run, flow: Flow, records: list[Any], num_bytes: int) -> None:
-        task = run.task
+    def _known(self, task: Task) -> Callable[[Record], Any]:
+        """For each record of a task, asked in order: its result if that is known already."""
+        carried = iter(self._stage.carried(task)) if task.redo else iter(())
+        waiting = next(carried, None)
 
-        def reject(record: Record) -> str:
-            return task.given_up or task.condemned.get(record.index, "")
+        def known(record: Record) -> Any:
+            nonlocal waiting
+            if waiting is not None and waiting.row.index == record.index:
+                result, waiting = waiting, next(carried, None)
+                return result
+            reason = task.given_up or task.condemned.get(record.index, "")
+            return self._stage.reject(record, reason) if reason else None
 
-        block = Block(task.shard, records, num_bytes)
+        return known
+
+    def _put(
+        self, run: _Run, flow: Flow, records: list[Any], known: Callable[[Record], Any]
+    ) -> None:
+        decided = {r.index: result for r in records if (result := known(r)) is not None}
+        num_bytes = sum(record.num_bytes for record in records)
+        block = Block(run.task.shard, records, num_bytes, decided)
         self._written.put((run, block))
-        flow.put(block, reject)
+        flow.put(block)
 
     def _write(self) -> None:
         """Write block after block in order; commit a shard after its last."""
@@ -189,6 +210,8 @@ class Worker:
             run.output = self._stage.open(run.task).__enter__()
         for result in results:
             run.output.add(result)
+            if result.row.reason:
+                run.reasons[f"{result.row.status}: {without_name(result.row)}"] += 1
         run.num_written += len(results)
         self._num_done += len(results)
         self._num_bytes += block.num_bytes
@@ -210,6 +233,7 @@ class Worker:
             shard=task.shard,
             attempt=task.attempt,
             counts=record.get("counts", {}),
+            reasons=record.get("reasons", {}),
             error=one_line(run.error) if run.error else "",
             is_trouble=isinstance(run.error, StoreTrouble),
             seconds=time.monotonic() - run.start_s,
@@ -222,7 +246,13 @@ class Worker:
             "began": run.began,
             "seconds": time.monotonic() - run.start_s,
             "batch": {"planned": planned, "smallest": self._flow.smallest_batch},
+            "reasons": dict(run.reasons.most_common(MAX_REASONS)),
         }
+
+
+def without_name(row: Row) -> str:
+    """A row's reason without the name of its file, so that equal reasons can be counted."""
+    return row.reason.removeprefix(f"{row.member}: ")
 
 
 def die_with_parent() -> None:

@@ -35,6 +35,8 @@ def ray_started():
     from pipeline.pools import ray as pools
 
     ours = pools.start_embedded(num_workers=2)
-    yield pools.ray
+    import ray  # not before the pool has set its environment
+
+    yield ray
     if ours:
-        pools.ray.shutdown()
+        ray.shutdown()

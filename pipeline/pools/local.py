@@ -30,6 +30,7 @@ class LocalPool:
         try:
             self._worker.setup(factory)
         except Exception as error:
+            self._worker.close()
             raise RunError(f"the worker did not start: {one_line(error)}") from error
         self._thread.start()
         self._events.put(Ready(0))

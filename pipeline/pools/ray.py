@@ -4,12 +4,14 @@ Ray's own retries stay off: they charge every queued call, lose the order and te
 attempt number. Paths go in and plain dicts come out, so nothing large passes the object store.
 """
 
+import contextlib
 import logging
 import os
 import queue
 import secrets
 import socket
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,32 +22,36 @@ from pipeline.stage import StageFactory, Task
 from pipeline.tracker import Traces, read_traces
 from pipeline.worker import Report, Worker, WorkerConfig
 
+# Ray reads these while it is imported, so it is imported only once they are set.
 ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # no second environment for the workers
+}
+# Only for a Ray of our own: a cluster that we join has its own token and addresses.
+EMBEDDED = {
     # Anyone who reaches Ray's ports may run code: the Ray we start gets a secret of its own.
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     # Else Ray replaces a loopback address by the machine's own and listens on every interface;
     # off, it keeps to 127.0.0.1, as it does by default on other systems than Linux.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # no second environment for the workers
     "RAY_worker_niceness": "0",  # the work is the point of the run, not a background job
 }
-os.environ.update(ENVIRONMENT)
-
-import ray  # noqa: E402 - reads these variables while it is imported
 
 OBJECT_STORE_BYTES = 128 * 2**20
 INIT_TRIES = 2  # a loaded machine may miss Ray's start-up deadline once
 CONNECT_S = 5.0
 CLOSE_S = 60.0
+MAX_CALLS = 4  # of one actor at a time: feed, next_report, traces, close
+LOOK_S = 5.0  # how often an idle driver asks whether its node lives
+FETCH_S = 10.0  # for a node to tell what a dead actor had in hand
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 class Actor:
     """What an actor is: one worker, and nothing raised across the process border.
 
-    Two calls are in flight, in threads of their own: `feed`, and `next_report`, which waits.
+    Calls run in threads of their own: `feed`, and `next_report`, which waits, go on side by side.
     """
 
     def __init__(self) -> None:
@@ -53,15 +59,19 @@ class Actor:
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._meters: Any = None
 
-    def setup(self, factory: StageFactory, config: WorkerConfig) -> str:
-        """Set a worker up; returns why that failed, or ""."""
+    def setup(self, factory: StageFactory, config: WorkerConfig) -> tuple[str, str]:
+        """Set a worker up; returns why that failed, or "", and the node it is on."""
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        self._tracker = config.tracker
         self._worker = Worker(config, self._tell)
         try:
             self._worker.setup(factory)
         except Exception as error:  # an exception that does not unpickle would lose its text
-            return one_line(error)
+            return one_line(error), node
         self._meters = _Meters()
-        return ""
+        return "", node
 
     def _tell(self, report: Report) -> None:
         self._meters.update(report)
@@ -75,9 +85,20 @@ class Actor:
         """Wait for the next report."""
         return self._reports.get()
 
+    def traces(self) -> Traces:
+        """What the worker has in hand, for a driver that does not see its file."""
+        return read_traces(self._tracker)
+
     def close(self) -> None:
         """Close the worker."""
         self._worker.close()
+
+
+def _take_traces(path: Path) -> Traces:
+    """Read and remove a dead actor's file, on its node."""
+    traces = read_traces(path)
+    path.unlink(missing_ok=True)
+    return traces
 
 
 class _Meters:
@@ -107,6 +128,9 @@ def start_embedded(num_workers: int) -> bool:
     Raises:
         RunError: If Ray does not come up.
     """
+    os.environ.update(ENVIRONMENT | EMBEDDED)
+    import ray
+
     if ray.is_initialized():
         return False
     fault = ""
@@ -131,10 +155,15 @@ def start_embedded(num_workers: int) -> bool:
 def join_cluster(address: str) -> bool:
     """Connect to a running cluster, unless this process is connected already.
 
+    The token is the user's: RAY_AUTH_MODE and RAY_AUTH_TOKEN (or its file) stay as they are.
+
     Raises:
         UserError: If nothing answers there: Ray itself would try for minutes.
         RunError: If what answers does not let us in.
     """
+    os.environ.update(ENVIRONMENT)
+    import ray
+
     if ray.is_initialized():
         return False
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -177,6 +206,8 @@ class _Handle:
     setup: Any
     refs: set[Any] = field(default_factory=set)
     reports: Any = None
+    asked: Any = None
+    told: Traces = field(default_factory=Traces)
     node: str = ""
     was_ready: bool = False
 
@@ -191,6 +222,10 @@ class RayPool:
         self._ours = False
         self._handles: dict[int, _Handle] = {}
         self._num_started = 0
+        self._lost_nodes: set[str] = set()
+        self._looked_s = 0.0
+        # Whether the actors' files can be seen from here: on this machine, or shared by all.
+        self._is_near = bool(config.folder) or not placement.address
 
     def start(self, factory: StageFactory) -> None:
         """Start or join Ray, and begin to start the actors."""
@@ -199,6 +234,9 @@ class RayPool:
             self._ours = join_cluster(self._placement.address)
         else:
             self._ours = start_embedded(self.num_workers)
+        import ray  # not before the environment is set
+
+        self._ray: Any = ray
         for worker in range(self.num_workers):
             self._start(worker)
 
@@ -208,15 +246,15 @@ class RayPool:
         embedded = not self._placement.address
         name = f"actor-{worker}-{self._num_started}-{secrets.token_hex(3)}"
         config = self._config.worker(name, Path(tempfile.gettempdir()) / "vsp", embedded)
-        options = {"num_cpus": self._placement.num_cpus, "num_gpus": self._placement.num_gpus}
-        remote: Any = ray.remote(Actor)
-        actor = remote.options(
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=4,
-            scheduling_strategy="SPREAD",
-            **options,
-        ).remote()
+        options = {
+            "num_cpus": self._placement.num_cpus,
+            "num_gpus": self._placement.num_gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": MAX_CALLS,
+            "scheduling_strategy": "SPREAD",
+        }
+        actor = self._ray.remote(Actor).options(**options).remote()
         setup = actor.setup.remote(self._factory, config)
         self._handles[worker] = _Handle(actor, config.tracker, setup, {setup})
 
@@ -226,31 +264,48 @@ class RayPool:
         there.refs.add(there.actor.feed.remote(task))
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """Collect the calls that ended."""
+        """Collect the calls that ended.
+
+        Raises:
+            RunError: If no actor can ever run again.
+        """
         owners = {ref: worker for worker, there in self._handles.items() for ref in there.refs}
         if not owners:
             return []
-        ended, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s)
-        more, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+        ended, _ = self._ray.wait(list(owners), num_returns=1, timeout=timeout_s)
+        if not ended:
+            self._check_node()
+        more, _ = self._ray.wait(list(owners), num_returns=len(owners), timeout=0)
         events = []
         for ref in dict.fromkeys([*ended, *more]):
             if owners[ref] in self._handles:  # else it died a moment ago
                 events.append(self._collect(owners[ref], ref))
         return events
 
+    def _check_node(self) -> None:
+        """A Ray of our own has one node; without it, actors would be waited for in vain."""
+        now_s = time.monotonic()
+        if self._placement.address or now_s < self._looked_s + LOOK_S:
+            return
+        self._looked_s = now_s
+        if not any(node["Alive"] for node in self._ray.nodes()):
+            raise RunError("the node of the embedded Ray died; run the same command again")
+
     def _collect(self, worker: int, ref: Any) -> Event:
         there = self._handles[worker]
         there.refs.discard(ref)
         try:
-            value = ray.get(ref)
-        except ray.exceptions.RayError as error:
+            value = self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
             return self._bury(worker, one_line(error))
-        if ref == there.setup and value:
-            self._handles.pop(worker)
-            ray.kill(there.actor)
-            return Died(worker, value, was_ready=False, is_hopeless=True)
         if ref == there.setup:
+            fault, there.node = value
+            if fault:
+                self._handles.pop(worker)
+                self._ray.kill(there.actor)
+                return Died(worker, fault, was_ready=False, is_hopeless=True)
             there.was_ready = True
+            self._lost_nodes.discard(there.node)
         if ref in (there.setup, there.reports):
             there.reports = there.actor.next_report.remote()
             there.refs.add(there.reports)
@@ -258,42 +313,75 @@ class RayPool:
 
     def _bury(self, worker: int, reason: str) -> Died:
         there = self._handles.pop(worker)
-        traces = self._read(there)
-        there.tracker.unlink(missing_ok=True)
+        traces = _take_traces(there.tracker) if self._is_near else self._fetch(there)
         return Died(worker, reason, traces, was_ready=there.was_ready)
 
-    def _read(self, there: _Handle) -> Traces:
-        """What an actor has noted: a file here, or shared by all, or on its node."""
-        if self._config.folder or not self._placement.address:
-            return read_traces(there.tracker)
-        return Traces()
+    def _fetch(self, there: _Handle) -> Traces:
+        """What a dead actor left on its node; nothing where the node is gone with it."""
+        if not there.node or there.node in self._lost_nodes:
+            return Traces()
+        ref = self._take(there)
+        try:
+            traces: Traces = self._ray.get(ref, timeout=FETCH_S)
+        except self._ray.exceptions.RayError:
+            self._lost_nodes.add(there.node)  # its other actors are not waited for
+            return Traces()
+        return traces
+
+    def _take(self, there: _Handle) -> Any:
+        """Have the node of an actor read and remove its file."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        on_its_node = NodeAffinitySchedulingStrategy(there.node, soft=False)
+        take = self._ray.remote(_take_traces)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": on_its_node}
+        return take.options(**options).remote(there.tracker)
 
     def traces(self, worker: int) -> Traces:
-        """What a living actor has noted."""
+        """What a living actor has noted; a moment ago, where its file is on another machine."""
         there = self._handles.get(worker)
-        return self._read(there) if there else Traces()
+        if there is None:
+            return Traces()
+        return read_traces(there.tracker) if self._is_near else self._ask(there)
+
+    def _ask(self, there: _Handle) -> Traces:
+        """What an actor elsewhere told last; asks it again, and waits for nothing."""
+        if there.asked is not None:
+            ended, _ = self._ray.wait([there.asked], timeout=0)
+            if not ended:
+                return there.told
+            with contextlib.suppress(self._ray.exceptions.RayError):  # `wait` tells of its death
+                there.told = self._ray.get(there.asked)
+        if there.was_ready:
+            there.asked = there.actor.traces.remote()
+        return there.told
 
     def replace(self, worker: int) -> None:
         """Kill the actor, if it lives, and start another."""
         there = self._handles.pop(worker, None)
         if there:
-            ray.kill(there.actor)
-            there.tracker.unlink(missing_ok=True)
+            self._end(there)
         self._start(worker)
+
+    def _end(self, there: _Handle) -> None:
+        self._ray.kill(there.actor)
+        if self._is_near:
+            there.tracker.unlink(missing_ok=True)
+        elif there.node:
+            self._take(there)
 
     def kill(self) -> None:
         """Kill the actors, then Ray if it is ours."""
         for there in self._handles.values():
-            ray.kill(there.actor)
-            there.tracker.unlink(missing_ok=True)
+            self._end(there)
         self._handles = {}
         if self._ours:
-            ray.shutdown()
+            self._ray.shutdown()
             self._ours = False
 
     def close(self) -> None:
         """Close the workers, end the actors, then Ray if it is ours."""
         closing = [t.actor.close.remote() for t in self._handles.values() if t.was_ready]
         if closing:
-            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+            self._ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
         self.kill()

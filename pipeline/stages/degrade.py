@@ -13,7 +13,7 @@ from pipeline.degradation import MIN_SIZE, PUBLISHED_SIZE, STAGE_2, DegradationC
 from pipeline.images import Header, ImageFault, Pixels
 from pipeline.replica import Frozen, canonical
 from pipeline.sample import Member, Sample
-from pipeline.shards import ShardOutput, ShardResult, read_shard
+from pipeline.shards import ShardOutput, ShardResult, carried, read_shard
 from pipeline.sidecar import Provenance, Row, Status, sha256
 from pipeline.stage import Prepared, Task
 from pipeline.stages.restore import quarantined
@@ -93,6 +93,10 @@ class DegradeStage:
     def read(self, task: Task) -> Iterator[Sample]:
         """Read the tar."""
         return read_shard(task.source)
+
+    def carried(self, task: Task) -> Iterator[ShardResult]:
+        """Read the output of an earlier try."""
+        return carried(task)
 
     def open(self, task: Task) -> ShardOutput:
         """Write a tar and a sidecar."""

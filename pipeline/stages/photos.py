@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline import images
-from pipeline.chunks import PhotoOutput, PhotoRecord, PhotoResult, read_chunk
+from pipeline.chunks import PhotoOutput, PhotoRecord, PhotoResult, carried, read_chunk
 from pipeline.faces.align import Matrix, crop_place, crop_side, cut
 from pipeline.faces.detect import DetectConfig, Detection, FaceDetector, choose
 from pipeline.faces.paste import Patch, paste
@@ -129,6 +129,10 @@ class PhotosStage:
             pixels = min(num_pixels(record.data), self._config.pixel_budget)
             num_bytes = 2 * len(record.data) + BYTES_PER_PIXEL * pixels + crops_bytes
             yield replace(record, num_bytes=num_bytes)
+
+    def carried(self, task: Task) -> Iterator[PhotoResult]:
+        """Read the output of an earlier try."""
+        return carried(task)
 
     def open(self, task: Task) -> PhotoOutput:
         """Write photos and a sidecar."""

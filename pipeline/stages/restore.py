@@ -1,7 +1,7 @@
 """Restore the faces of a shard: one image a record, under its own name and in its own format."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 from pydantic import Field
@@ -10,7 +10,7 @@ from pipeline import images
 from pipeline.images import Header, ImageFault, Pixels
 from pipeline.replica import LoadModel, Replica, ReplicaConfig, canonical, load_model
 from pipeline.sample import Member, Sample
-from pipeline.shards import ShardOutput, ShardResult, read_shard
+from pipeline.shards import ShardOutput, ShardResult, carried, read_shard
 from pipeline.sidecar import Provenance, Row, Status, sha256
 from pipeline.stage import Face, Prepared, Task
 
@@ -79,6 +79,10 @@ class RestoreStage:
         """Read the tar."""
         return read_shard(task.source)
 
+    def carried(self, task: Task) -> Iterator[ShardResult]:
+        """Read the output of an earlier try."""
+        return carried(task)
+
     def open(self, task: Task) -> ShardOutput:
         """Write a tar and a sidecar."""
         return ShardOutput(task, self._config.provenance)
@@ -109,10 +113,8 @@ class RestoreStage:
             return self._result(sample, "failed", reason, decoded.header)
         face = self._shape(restored[0], prepared.faces[0].lq, decoded.header)
         data = images.encode(face, decoded.header.format)
-        result = self._result(sample, "restored", decoded.reason, decoded.header, data)
-        height, width = face.shape[:2]
-        row = replace(result.row, width_out=width, height_out=height, sha256_out=sha256(data))
-        return replace(result, row=row)
+        size = (face.shape[1], face.shape[0])
+        return self._result(sample, "restored", decoded.reason, decoded.header, data, size)
 
     def _shape(self, face: Pixels, lq: Pixels, header: Header) -> Pixels:
         """Blend with the input and give its size back, as asked."""
@@ -127,9 +129,14 @@ class RestoreStage:
         return self._result(sample, "failed", reason, None)
 
     def _result(
-        self, sample: Sample, status: Status, reason: str, header: Header | None,
+        self,
+        sample: Sample,
+        status: Status,
+        reason: str,
+        header: Header | None,
         data: bytes | None = None,
-    ) -> ShardResult:  # fmt: skip
+        size_out: tuple[int | None, int | None] = (None, None),
+    ) -> ShardResult:
         image = sample.image
         row = Row(
             index=sample.index,
@@ -139,7 +146,10 @@ class RestoreStage:
             member=image.name if image else None,
             width_in=header.width if header else None,
             height_in=header.height if header else None,
+            width_out=size_out[0],
+            height_out=size_out[1],
             sha256_in=sha256(image.data) if image else None,
+            sha256_out=sha256(data) if data is not None else None,
         )
         rejected: tuple[Member, ...] = ()
         if self._config.quarantine and status in ("refused", "failed"):

@@ -3,18 +3,29 @@
 import importlib.util
 import io
 import os
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 import torch
 
+from pipeline.flow import FlowConfig
+from pipeline.ledger import Ledger
+from pipeline.plan import find_shards, new_plan, shard_units
+from pipeline.pools.base import PoolConfig
+from pipeline.pools.local import LocalPool
+from pipeline.pools.processes import ProcessPool
 from pipeline.replica import Bundle
-from pipeline.stages.restore import RestoreConfig
+from pipeline.runner import RunnerConfig, run
+from pipeline.stages.restore import RestoreConfig, RestoreStage
+from pipeline.storage import LocalStore
 from pipeline.tar import TarWriter
 
 SIZE = 32
@@ -61,6 +72,82 @@ class Identity:
         return restored
 
 
+def load_identity(config) -> Identity:
+    """What a worker in another process loads; it finds this function by its name."""
+    return Identity()
+
+
+class Hazard(RestoreStage):
+    """Does to its process what a record's key asks for."""
+
+    def prepare(self, sample):
+        if sample.key.startswith("deadly"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        killed = self._config.model.path.with_name("killed")
+        if sample.key.startswith("once") and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().prepare(sample)
+
+
+class Engine:
+    """Shards in `folder/in`, and runs over them into `folder/<out>`."""
+
+    def __init__(self, folder: Path, config: RestoreConfig):
+        model = config.model.model_copy(update={"path": folder / "identity.safetensors"})
+        self.folder, self.config = folder, config.model_copy(update={"model": model})
+
+    def shard(self, name: str, members: dict[str, bytes] | list[tuple[str, bytes]]) -> None:
+        path = self.folder / "in" / f"{name}.tar"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(tar_bytes(members))
+
+    def ledger(self, out: str = "out") -> Ledger:
+        return Ledger(LocalStore(self.folder / out))
+
+    def plan(self, out: str = "out"):
+        """The plan of an output folder, begun if there is none."""
+        ledger = self.ledger(out)
+        if (plan := ledger.plan()) is None:
+            units = shard_units(find_shards(str(self.folder / "in")))
+            plan = new_plan("restore", self.config.provenance, units, {})
+            ledger.save(plan)
+        return plan
+
+    def pool(self, kind: str, workers: int = 1, flow: FlowConfig = FlowConfig(), out: str = "out"):
+        config = PoolConfig(self.ledger(out).folder, flow)
+        if kind == "local":
+            return LocalPool(config, self.folder)
+        if kind == "processes":
+            return ProcessPool(workers, config, self.folder)
+        from pipeline.pools.ray import Placement, RayPool
+
+        return RayPool(workers, config, Placement())
+
+    def run(self, pool=None, *, factory=None, load=load_identity, out="out",
+            patience=RunnerConfig(poll_s=0.05), **options):  # fmt: skip
+        """Do what is not committed; in this process with the identity model by default."""
+        ledger, plan = self.ledger(out), self.plan(out)
+        committed = ledger.committed(plan)
+        todo = [unit for unit in plan.units if unit.shard not in committed]
+        factory = factory or partial(RestoreStage, self.config, load)
+        pool = pool or self.pool("local", out=out)
+        return run(factory, ledger, plan, todo, pool, patience, **options)
+
+    def files(self, out: str = "out") -> dict[str, bytes]:
+        """What a user sees in the output folder."""
+        store = self.ledger(out).store
+        return {name: store.read(name) for name in store.list()}
+
+    def rows(self, shard: str, out: str = "out") -> list[dict]:
+        return pq.read_table(self.folder / out / f"{shard}.parquet").to_pylist()
+
+
+@pytest.fixture
+def engine(tmp_path, config) -> Engine:
+    return Engine(tmp_path, config)
+
+
 @pytest.fixture
 def make():
     """The helpers above by name: test modules are not importable from each other."""
@@ -70,6 +157,7 @@ def make():
 
     Make.picture, Make.jpeg, Make.png = map(staticmethod, (picture, jpeg, png))
     Make.tar_bytes, Make.Identity = staticmethod(tar_bytes), Identity
+    Make.Hazard, Make.load = Hazard, staticmethod(load_identity)
     return Make
 
 

@@ -1,97 +1,57 @@
-"""The Ray pool: the same bytes as the local one, and a death that costs one shard."""
+"""The Ray pool: the same bytes as the local one, and a death that costs nothing."""
 
 import contextlib
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import RunError
-from pipeline.plan import Plan, find_shards, make_plan
-from pipeline.pools.local import LocalPool
-from pipeline.runner import run
-from pipeline.stage import Task
-from pipeline.stages.restore import RestoreConfig, RestoreStage, Untrained
+from pipeline.replica import Untrained, load_model
+from pipeline.stages.restore import RestoreConfig, RestoreStage
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def ray_pool(ray_started):
+def ray_pool(ray_started, engine):
     """Make pools on the one Ray that all tests share."""
-    ray_started.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    from pipeline.pools.ray import RayPool
-
-    return RayPool
+    return partial(engine.pool, "ray")
 
 
-class Mortal:
-    """Dies, or fails to start, where the shard's or its own name says so."""
-
-    def __init__(self, name="fine"):
-        self.name = name
-
-    def setup(self):
-        if self.name == "broken":
-            raise ValueError("no\nweights")
-
-    def process(self, task):
-        if task.shard == "deadly":
-            os._exit(7)
-        if task.shard == "error":
-            raise OSError(28, "no space")
-        return {"restored": 1}
-
-    def close(self):
-        pass
-
-
-def tasks(tmp_path, *names):
-    return Plan(tuple(Task(name, tmp_path / name, tmp_path) for name in names), ())
-
-
-def test_local_and_ray_write_the_same_bytes(ray_pool, tmp_path, make):
+def test_local_and_ray_write_the_same_bytes(ray_pool, engine, make):
     from jobs.config import load_model_config
 
     path = ROOT / "configs" / "models" / "vspbfr-64.yaml"
     model = Untrained(path=path, config=load_model_config(path))
-    config = RestoreConfig(model=model, seed=5, batch_size=2, threads=2)
-    (tmp_path / "in").mkdir()
+    engine.config = RestoreConfig(model=model, seed=5, batch_size=2, threads=2)
     members = {f"{n}.{'png' if n % 2 else 'jpg'}": make.png(n, 64) for n in range(3)}
-    tar = make.tar_bytes(members | {"z.jpg": b""})
-    (tmp_path / "in" / "000000.tar").write_bytes(tar)
-    found = {}
-    for name, pool in {"local": LocalPool(), "ray": ray_pool()}.items():
-        plan = make_plan(find_shards(str(tmp_path / "in")), tmp_path / name, "{}")
-        summary = run(partial(RestoreStage, config), plan, pool)
+    engine.shard("000000", members | {"z.jpg": b""})
+    for out in ("local", "ray"):
+        summary = engine.run(engine.pool(out, out=out), load=load_model, out=out)
         assert not summary.errors
         assert summary.counts == {"restored": 3, "refused": 1}
-        found[name] = {p.name: p.read_bytes() for p in (tmp_path / name).iterdir() if p.is_file()}
-    assert sorted(found["local"]) == ["000000.parquet", "000000.tar"]
-    assert found["local"] == found["ray"]
+    assert sorted(engine.files("local")) == ["000000.parquet", "000000.tar"]
+    assert engine.files("local") == engine.files("ray")
 
 
-def test_a_dead_worker_costs_its_shard_and_the_other_does_the_rest(ray_pool, tmp_path):
-    summary = run(Mortal, tasks(tmp_path, "error", "deadly", *"abc"), ray_pool(num_workers=2))
-    assert (summary.num_done, summary.exit_code) == (3, 1)
-    died, failed = sorted(summary.errors)
-    assert died.startswith("deadly: worker died: ActorDiedError")
-    assert "\n" not in died
-    assert failed == "error: OSError: [Errno 28] no space"
+def test_a_killed_actor_is_replaced_and_condemns_nobody(ray_pool, engine, make):
+    for shard in "abc":
+        engine.shard(shard, {f"{shard}{n}.png": make.png(n) for n in range(4)})
+    engine.shard("b", {f"once{n}.png": make.png(n) for n in range(4)})
+    engine.run(out="whole")
+    stage = partial(make.Hazard, engine.config, make.load)
+    summary = engine.run(ray_pool(2), factory=stage)
+    assert (summary.num_deaths, summary.num_done, summary.exit_code) == (1, 3, 0)
+    assert engine.files() == engine.files("whole")
 
 
-def test_without_a_living_worker_the_rest_is_told(ray_pool, tmp_path):
-    summary = run(Mortal, tasks(tmp_path, "deadly", "a", "b"), ray_pool())
-    assert (summary.num_done, summary.exit_code) == (0, 1)
-    assert summary.errors[-1].startswith("2 shards not begun")
-
-
-def test_a_stage_that_cannot_be_set_up_is_one_line(ray_pool, tmp_path):
-    with pytest.raises(RunError, match="did not start: ValueError: no weights"):
-        run(partial(Mortal, "broken"), tasks(tmp_path, "a"), ray_pool())
+def test_a_stage_that_cannot_be_set_up_is_one_line(ray_pool, engine, make):
+    engine.shard("a", {"a.png": make.png()})
+    with pytest.raises(RunError, match="did not start: FileNotFoundError"):
+        engine.run(ray_pool(), factory=partial(RestoreStage, engine.config, load_model))
 
 
 def listening(pid: int) -> set[str]:

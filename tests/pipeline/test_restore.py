@@ -6,36 +6,33 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pipeline import images
+from pipeline.replica import Untrained
 from pipeline.shards import read_shard
-from pipeline.stage import Task
-from pipeline.stages.restore import RestoreStage, Untrained
+from pipeline.stages.restore import RestoreStage
 from vsp_model.runtime import RuntimeConfig
 from vsp_model.vspbfr import VSPBFRConfig
 
 
 @pytest.fixture
-def restore(tmp_path, config, make):
+def restore(tmp_path, engine, make):
     """Restore a tar of these members; returns the rows by key, the output's files, the model."""
 
-    def run(members, data=None):
-        path = tmp_path / "in" / "000000.tar"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(make.tar_bytes(members) if data is None else data)
+    def run(members, data=None, **changes):
+        engine.config = engine.config.model_copy(update=changes)
+        engine.shard("000000", members or {})
+        if data is not None:
+            (tmp_path / "in" / "000000.tar").write_bytes(data)
         model = make.Identity()
-        stage = RestoreStage(config, load=lambda spec, runtime: model)
-        stage.setup()
-        counts = stage.process(Task("000000", path, tmp_path / "out"))
-        stage.close()
-        rows = pq.read_table(tmp_path / "out" / "000000.parquet").to_pylist()
-        assert sum(counts.values()) == len(rows)
+        summary = engine.run(load=lambda config: model)
+        rows = engine.rows("000000")
+        assert summary.counts.total() == len(rows)
         files = {
             member.name: member.data
-            for sample in read_shard(tmp_path / "out" / "000000.tar")
+            for sample in read_shard(str(tmp_path / "out" / "000000.tar"))
             for member in sample.members
         }
         return rows, files, model
@@ -117,17 +114,41 @@ def test_names_that_merge_are_told(restore, make):
     assert files["IMG_1.1.png"] == make.png(2)
 
 
-def test_records_are_written_before_copies_fill_the_memory(restore, make, monkeypatch):
-    monkeypatch.setattr("pipeline.stages.restore.PENDING_BUDGET_BYTES", 2000)
-    members = {f"{n:02}.txt": b"x" * 900 for n in range(9)} | {"z.png": make.png()}
-    rows, files, _ = restore(members)
-    assert list(files) == list(members)
-    assert [row["status"] for row in rows] == ["copied"] * 9 + ["restored"]
+def test_the_size_of_the_input_is_given_back_if_asked(restore, make):
+    rows, files, _ = restore({"a.png": make.png(1, size=100)}, keep_size=True)
+    assert (rows[0]["width_out"], rows[0]["height_out"]) == (100, 100)
+    assert images.decode(files["a.png"])[1].shape == (100, 100, 3)
+
+
+def test_a_blend_of_nothing_is_the_input(restore, make, monkeypatch):
+    monkeypatch.setattr(make.Identity, "restore", lambda self, lq, keys, **_: -lq)
+    _, files, _ = restore({"a.png": make.png(1)}, blend=0.0)
+    assert np.array_equal(images.decode(files["a.png"])[1], make.picture(1))
+
+
+def test_half_a_blend_lies_between(restore, make, monkeypatch):
+    monkeypatch.setattr(make.Identity, "restore", lambda self, lq, keys, **_: torch.ones_like(lq))
+    _, files, _ = restore({"a.png": make.png(1)}, blend=0.5)
+    wanted = (make.picture(1).astype(int) + 255) / 2
+    assert np.abs(images.decode(files["a.png"])[1] - wanted).max() <= 1
+
+
+def test_bad_records_are_kept_in_the_quarantine_under_safe_names(restore, make, tmp_path):
+    members = [("a.jpg", make.jpeg(1)), ("b.jpg", b"text"), ("b.json", b"{}"),
+               ("../c.jpg", b"out"), ("nan.png", make.png(2))]  # fmt: skip
+    restore(members, quarantine=True)
+    kept = {
+        member.name: member.data
+        for sample in read_shard(str(tmp_path / "out/_vsp/quarantine/000000.tar"))
+        for member in sample.members
+    }
+    assert sorted(kept.values()) == sorted([b"text", b"{}", b"out", make.png(2)])
+    assert sorted(kept) == ["000001.0.jpg", "000002.0.jpg", "000002.1.json", "000003.0.png"]
 
 
 def test_setup_sets_the_threads_and_close_gives_them_back(config, make):
     before = torch.get_num_threads(), cv2.getNumThreads()
-    stage = RestoreStage(config, load=lambda spec, runtime: make.Identity())
+    stage = RestoreStage(config, load=lambda config: make.Identity())
     stage.setup()
     assert (torch.get_num_threads(), cv2.getNumThreads()) == (config.threads, 1)
     stage.close()
@@ -140,7 +161,10 @@ def test_the_hashed_settings_name_the_weights_and_no_path(config):
     )
     assert moved.provenance.config_hash == config.provenance.config_hash
     hashed = json.loads(config.provenance.config)
-    assert set(hashed) == {"model", "seed", "noise", "batch_size", "threads", "runtime"}
+    assert set(hashed) == {
+        "model", "seed", "noise", "batch_size", "threads", "runtime", "blend", "keep_size",
+        "quarantine", "limit",
+    }  # fmt: skip
     other_gpu, gpu = (
         config.model_copy(update={"runtime": RuntimeConfig(device=name)})
         for name in ("cuda:1", "cuda")
