@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 SOURCES := vsp_model pipeline jobs tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check parity bench lock clean
+.PHONY: help setup demo test test-slow check chaos parity bench lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -27,11 +27,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## restore real faces and draw a before/after picture (FACES=folder for your own)
 	$(BIN)/vsp demo $(if $(FACES),--faces "$(FACES)")
 
-test: $(STAMP) ## the default tests, under two minutes on two cores
+test: $(STAMP) ## the default tests, a few minutes on two cores
 	$(BIN)/pytest
 
 # One process a file: each full-size model gives its memory back before the next one is built.
-test-slow: $(STAMP) ## the full-size parity runs, minutes and several GB
+test-slow: $(STAMP) ## full-size parity, faults, a cluster of three nodes, kill -9: many minutes
 	@files=$$(grep -rl --include='test_*.py' 'mark\.slow' tests) || { echo 'no slow test found' >&2; exit 1; }; \
 	for file in $$files; do \
 		echo "== $$file"; $(BIN)/pytest -m 'slow and not gpu' "$$file" || exit 1; \
@@ -41,6 +41,9 @@ check: $(STAMP) ## lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+chaos: $(STAMP) ## twenty random kill -9 over actors, driver and node; nothing may be lost
+	$(BIN)/python tests/chaos.py --kills 20
 
 parity: $(STAMP) ## every public parity vector, one line each
 	$(BIN)/python tests/parity.py tests/parity_data/public

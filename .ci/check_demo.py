@@ -36,6 +36,10 @@ def check(demo: Path) -> int:
         wanted = [(name.rsplit(".", 1)[0], name, "restored") for name in names]
         assert found == wanted, f"sidecar of {shard}: {found}, wanted {wanted}"
         num_records += len(rows)
+    (photo,) = pq.read_table(demo / "photos-restored" / "_vsp" / "records").to_pylist()
+    decisions = [face["decision"] for face in photo["faces"]]
+    assert decisions == ["restored"], f"the photo's faces: {decisions}"
+    assert Image.open(demo / "photos-restored" / "portrait.jpg").size == (160, 160)
     picture = Image.open(demo / "before-after.png").convert("L")
     darkest, lightest = picture.getextrema()
     assert lightest - darkest > 100, f"the picture is blank ({darkest} to {lightest})"

@@ -5,6 +5,7 @@ its function: `vsp --help` must not wait for torch.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -58,7 +59,21 @@ def _not_chosen() -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run `vsp`; a user's mistake is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.exit(_run(arguments or ["--help"]))
+    code = _run(arguments or ["--help"])
+    if argv is None and code == EXIT_FAILED:
+        leave_at_once(code)
+    sys.exit(code)
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End the process with whatever its threads do.
+
+    A run that failed in this process leaves its worker at work; Python's own way out would pull
+    the interpreter from under the model's threads, which abort then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,12 +30,17 @@ def command(
     ledger, plan = open_ledger(out)
     status = look(ledger, plan, lock_holder(ledger.store))
     if as_json:
-        typer.echo(json.dumps(asdict(status) | {"num_pending": status.num_pending}))
+        typer.echo(json.dumps(_facts(status)))
     else:
         _print(status, out)
     if status.num_pending:
         return EXIT_STOPPED
     return EXIT_BAD_RECORDS if any(status.counts[s] for s in BAD_STATUSES) else EXIT_DONE
+
+
+def _facts(status: "Status") -> dict[str, Any]:
+    """The status for a program; `asdict` makes no use of a Counter."""
+    return asdict(status) | {"counts": dict(status.counts), "num_pending": status.num_pending}
 
 
 def _print(status: "Status", out: str) -> None:

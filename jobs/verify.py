@@ -28,7 +28,9 @@ def command(
     ledger, plan = open_ledger(out)
     verdict = verify(ledger, plan)
     if as_json:
-        typer.echo(json.dumps(asdict(verdict) | {"num_pending": verdict.num_pending}))
+        # `asdict` makes no use of a Counter.
+        facts = {"counts": dict(verdict.counts), "num_pending": verdict.num_pending}
+        typer.echo(json.dumps(asdict(verdict) | facts))
     else:
         for line in verdict.problems[:MAX_LINES]:
             typer.echo(f"vsp: {line}", err=True)
@@ -41,7 +43,7 @@ def command(
         state = f"{len(verdict.problems)} problems" if verdict.problems else "all is well"
         typer.echo(
             f"{verdict.num_done} of {verdict.num_shards} shards, "
-            f"{verdict.counts.total()} records ({counts or 'none'}): {state}"
+            f"{verdict.num_records} records ({counts or 'none'}): {state}"
         )
     if verdict.problems:
         return EXIT_FAILED

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 from pipeline.stage import Task
-from pipeline.storage import OWN_FOLDER, Store, trouble
+from pipeline.storage import OWN_FOLDER, LocalStore, Store, trouble
 from vsp_model.files import sha256_of
 
 COMMIT_FORMAT = 1
@@ -97,6 +97,15 @@ class Attempt:
                 continue  # the disk is full; the file goes away with its folder
         if not self._decided:
             self._store.discard(self._name)
+
+    def probe(self, num_bytes: int) -> None:
+        """See that there is room for so many bytes, before work is spent on them.
+
+        Raises:
+            StoreTrouble: If there is not.
+        """
+        if isinstance(self._store, LocalStore):
+            self._store.probe(self._name, num_bytes)
 
     def path(self, name: str) -> Path:
         """Where to build the file that will be called `name` in the output; its folder is made."""

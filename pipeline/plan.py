@@ -150,10 +150,11 @@ def shard_units(sources: Sequence[str]) -> tuple[Unit, ...]:
     """The tars as units, in order.
 
     Raises:
-        UserError: If one is gone.
+        UserError: If one is gone, or has a name that sidecars and records cannot hold.
     """
     units = []
     for source in sources:
+        _check_shard_name(source)
         stat = stat_input(source)
         if stat is None:
             raise UserError(f"{source}: no such shard")
@@ -161,6 +162,14 @@ def shard_units(sources: Sequence[str]) -> tuple[Unit, ...]:
         version = f"{stat.size_bytes} {stat.version}"
         units.append(Unit(shard_name(source), place, stat.size_bytes, version))
     return tuple(units)
+
+
+def _check_shard_name(source: str) -> None:
+    """A shard's name stands in Parquet, which wants text, and in the lines of a worker's notes."""
+    name = shard_name(source)
+    shown = name.encode(errors="backslashreplace").decode()
+    if shown != name or not name.isprintable():
+        raise UserError(f"{shown!a}: not UTF-8, or not printable; rename the shard")
 
 
 def limited(units: Sequence[Unit], limit: int) -> tuple[Unit, ...]:

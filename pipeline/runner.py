@@ -1,14 +1,10 @@
 """The driver's loop: hand out shards, hear what became of them, decide what to do again."""
 
 import os
-import signal
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from pipeline.cases import Case
@@ -18,6 +14,8 @@ from pipeline.plan import Plan, Unit
 from pipeline.pools.base import IN_HAND, Died, Done, Event, Pool, Ready
 from pipeline.sidecar import BAD_STATUSES
 from pipeline.stage import StageFactory
+from pipeline.storage import StoreTrouble
+from pipeline.watch import Watch, stop_on_signals
 from pipeline.worker import Report
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_BAD_RECORDS, EXIT_STOPPED = 0, 1, 2, 3, 75
@@ -148,9 +146,10 @@ def run(
     ]  # fmt: skip
     driver = _Driver(ledger, pool, cases, summary, config, on_progress)
     try:
-        pool.start(factory)
-        with _stop_on_signals(driver.stop):  # after the start: Ray installs handlers of its own
-            driver.drive()
+        with stop_on_signals(driver.stop):
+            pool.start(factory)
+            with stop_on_signals(driver.stop):  # again: Ray installs handlers of its own
+                driver.drive()
     except BaseException:
         pool.kill()
         raise
@@ -179,7 +178,7 @@ class _Driver:
         self._queue = deque(cases)
         self._hands: dict[int, dict[str, Case]] = {w: {} for w in range(pool.num_workers)}
         self._ready: set[int] = set()
-        self._watch = {worker: _Watch() for worker in self._hands}
+        self._watch = {worker: Watch() for worker in self._hands}
         self._errors: dict[str, set[str]] = {}
         self._start_deaths = 0
         self._trouble_since_s = 0.0
@@ -187,6 +186,7 @@ class _Driver:
         self._num_troubles = 0
         self._stopping_since_s = 0.0
         self._started_s = time.monotonic()
+        self._unwritten: deque[tuple[str, dict[str, Any]]] = deque()
         self._weight = max(1, sum(case.unit.weight for case in cases))
         self._weight_done = self._records_done = 0
 
@@ -309,7 +309,7 @@ class _Driver:
 
     def _replace(self, worker: int) -> None:
         self._pool.replace(worker)
-        self._watch[worker] = _Watch()
+        self._watch[worker] = Watch()
 
     def _pause(self, error: str) -> None:
         """Wait with everything: a full disk or a silent store fails every shard alike."""
@@ -321,12 +321,13 @@ class _Driver:
             raise RunError(f"{error}; free space or see to the store, then run it again")
         pause_s = min(MAX_PAUSE_S, left_s, 2.0 ** min(self._num_troubles, 6))
         self._paused_until_s = max(self._paused_until_s, now_s + pause_s)
-        self._note("trouble", error=error, pause_s=pause_s)
         self._tell(f"{error}; waiting, {left_s:.0f} s at most")
 
     def _look_after_workers(self) -> None:
         """See how far workers have come; replace one that has stopped moving."""
         num_live = num_bytes = 0
+        # One without a place, as where a node was lost, is no harm while others work.
+        is_any_up = any(watch.is_up for watch in self._watch.values())
         for worker, watch in self._watch.items():
             counts = self._pool.traces(worker).counts
             watch.see(counts.get("done", 0))
@@ -335,7 +336,7 @@ class _Driver:
             if self._hands[worker] and watch.idle_s > self._config.stall_s:
                 traces = self._pool.traces(worker)
                 self._bury(Died(worker, f"nothing written for {watch.idle_s:.0f} s", traces))
-            elif not watch.is_up and watch.idle_s > self._config.start_s:
+            elif not is_any_up and watch.idle_s > self._config.start_s:
                 raise RunError(f"a worker was not ready after {watch.idle_s:.0f} s; "
                                "see that the machine or cluster has room for it")  # fmt: skip
         self._summary.num_live = max(num_live, self._records_done)
@@ -353,43 +354,12 @@ class _Driver:
         self._summary.notes.append(line)
 
     def _note(self, event: str, **facts: Any) -> None:
-        self._ledger.note(event, plan=self._plan.id, **facts)
-
-
-class _Watch:
-    """How far a worker has come, and since when it has not moved."""
-
-    def __init__(self) -> None:
-        self.num_done = 0
-        self.is_up = False
-        self._moved_s = time.monotonic()
-
-    def see(self, num_done: int) -> None:
-        if num_done != self.num_done:
-            self.num_done = num_done
-            self.touch()
-
-    def touch(self) -> None:
-        self._moved_s = time.monotonic()
-
-    @property
-    def idle_s(self) -> float:
-        return time.monotonic() - self._moved_s
-
-
-@contextmanager
-def _stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGINT and SIGTERM, where this thread may decide that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        """Add to the journal; while the store cannot take it, keep it and hand out nothing."""
+        self._unwritten.append((event, facts))
+        try:
+            while self._unwritten:
+                event, facts = self._unwritten[0]
+                self._ledger.note(event, plan=self._plan.id, **facts)
+                self._unwritten.popleft()
+        except StoreTrouble as error:
+            self._pause(str(error))

@@ -10,8 +10,18 @@ from pipeline.commit import Attempt
 from pipeline.sample import Member, Sample, group
 from pipeline.sidecar import Provenance, Row, read_rows, write_sidecar
 from pipeline.stage import Task
-from pipeline.storage import OWN_FOLDER, Store, open_input, open_store, trouble
+from pipeline.storage import (
+    OWN_FOLDER,
+    Store,
+    is_remote,
+    open_input,
+    open_store,
+    stat_input,
+    trouble,
+)
 from pipeline.tar import Entry, TarFault, TarWriter, read_tar
+
+PROBE_BYTES = 16 * 2**20
 
 
 def read_shard(source: str) -> Iterator[Sample]:
@@ -75,6 +85,9 @@ class ShardOutput:
         """Plan the output of a task; `store` is the task's output folder, if opened already."""
         self._shard = task.shard
         self._store = store or open_store(task.out)
+        there = None if is_remote(task.source) or task.limit else stat_input(task.source)
+        # An output may be smaller than its input by far: no more room is asked for than is sure.
+        self._least_bytes = min(there.size_bytes, PROBE_BYTES) if there else 0
         self._attempt = Attempt(self._store, task)
         self._provenance = provenance
         self._rows: list[Row] = []
@@ -82,7 +95,12 @@ class ShardOutput:
 
     def __enter__(self) -> "ShardOutput":
         self._attempt.__enter__()
-        self._tar = TarWriter(self._attempt.open(f"{self._shard}.tar"))
+        try:
+            self._attempt.probe(self._least_bytes)
+            self._tar = TarWriter(self._attempt.open(f"{self._shard}.tar"))
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(

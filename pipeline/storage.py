@@ -6,6 +6,7 @@ of many callers, and an attempt's files are durable before anything points to th
 """
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from pipeline.errors import UserError
 
 OWN_FOLDER = "_vsp"  # what a run keeps in an output folder beside what users read
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_PROBE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 CANCELLED = "\x18"  # ends a line of a log whose writer was killed before it was whole
 
@@ -144,6 +146,23 @@ class LocalStore:
             folder.mkdir()
         return folder
 
+    def probe(self, attempt: str, num_bytes: int) -> None:
+        """See that there is room for so many bytes, where the file system can tell.
+
+        Raises:
+            StoreTrouble: If there is not.
+        """
+        path = self._attempt(attempt) / ".probe"
+        with trouble(self.url):
+            try:
+                with path.open("xb") as file:
+                    os.posix_fallocate(file.fileno(), 0, num_bytes)
+            except OSError as error:
+                if error.errno not in NO_PROBE:
+                    raise
+            finally:
+                path.unlink(missing_ok=True)
+
     def stage(self, attempt: str, names: Sequence[str]) -> None:
         """Sync the files and their folders."""
         folder = self._attempt(attempt)
@@ -254,8 +273,11 @@ def is_remote(url: str) -> bool:
 
 def open_store(url: str) -> Store:
     """The output folder that a path or URL names."""
-    if not is_remote(url):
-        return LocalStore(Path(url))
+    return _open_remote(url) if is_remote(url) else LocalStore(Path(url))
+
+
+@functools.cache  # what a store can do is asked once a process, not once a shard
+def _open_remote(url: str) -> Store:
     from pipeline.remote import RemoteStore
 
     return RemoteStore(url)

@@ -31,7 +31,6 @@ class Verdict:
         num_shards: Shards of the plan.
         num_done: Those that are decided.
         counts: Records by status.
-        num_truncated: Rows that stand for the lost end of a shard; they are no records.
         problems: One line each; empty when all is well.
         notes: What does not break a promise but should be known.
     """
@@ -41,6 +40,11 @@ class Verdict:
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def num_records(self) -> int:
+        """Records of the input; the lost end of a shard is none, though it has a row."""
+        return self.counts.total() - self.counts["truncated"]
 
     @property
     def num_pending(self) -> int:
@@ -97,7 +101,7 @@ def _check(ledger: Ledger, unit: Unit, record: dict[str, Any]) -> Iterator[str]:
     if counts != record["counts"]:
         yield f"{sidecar}: holds {counts}, the commit says {record['counts']}"
     yield from _check_input(unit, rows)
-    yield from _check_photos(record, rows) if unit.files else _check_tar(ledger, unit, rows)
+    yield from _check_photos(unit, record, rows) if unit.files else _check_tar(ledger, unit, rows)
 
 
 def _check_files(ledger: Ledger, record: dict[str, Any]) -> Iterator[str]:
@@ -155,9 +159,9 @@ def _check_tar(ledger: Ledger, unit: Unit, rows: Sequence[Row]) -> Iterator[str]
         yield f"{unit.shard}.tar: {name}: missing"
 
 
-def _check_photos(record: dict[str, Any], rows: Sequence[Row]) -> Iterator[str]:
+def _check_photos(unit: Unit, record: dict[str, Any], rows: Sequence[Row]) -> Iterator[str]:
     """Every photo with a picture was committed with the digest of its row."""
     files = {file["name"]: file["sha256"] for file in record["files"]}
-    for row in rows:
-        if row.sha256_out and row.sha256_out not in files.values():
+    for row, name in zip(rows, unit.files, strict=False):
+        if row.sha256_out != files.get(name):
             yield f"{row.key}: not what its row says"

@@ -47,7 +47,7 @@ def main() -> int:
     args = parse_args()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="vsp-chaos-"))
     began_s = time.monotonic()
-    keys = make_shards(folder / "in", args.shards or 5 * args.kills + 4, args.records)
+    keys = make_shards(folder / "in", args.shards or 12 * args.kills + 8, args.records)
     reference = Run(folder, "reference")
     reference.finish()
     tell(f"reference: {len(keys)} shards of {args.records}, {time.monotonic() - began_s:.0f} s")
@@ -73,7 +73,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shards", type=int, default=0, help="by default as the kills need")
-    parser.add_argument("--records", type=int, default=60, help="of a shard")
+    parser.add_argument("--records", type=int, default=24, help="of a shard")
     parser.add_argument("--folder", type=Path, help="work here and keep everything")
     return parser.parse_args()
 

@@ -315,7 +315,8 @@ def tree(folder: Path) -> set[tuple[str, str]]:
         for path in (Path(place, name) for name in (*folders, *files)):
             there = path.lstat()
             size = there.st_size if path.is_file() else 0
-            found.add((str(path), f"{there.st_mode} {size} {there.st_mtime_ns}"))
+            time = 0 if path == folder else there.st_mtime_ns  # output folders are made there
+            found.add((str(path), f"{there.st_mode} {size} {time}"))
     return found
 
 

@@ -39,22 +39,22 @@ on() { # on NODE COMMAND...: a step beside others
 ray_start=("$BIN/ray" start --block --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "$GPUS_PER_NODE")
 on "$head" "${ray_start[@]}" --head --node-ip-address "$address" --port "$PORT" \
   --include-dashboard false &
-until on "$head" "$BIN/ray" health-check --address "$address:$PORT" 2> /dev/null; do sleep 2; done
+until on "$head" "$BIN/ray" status --address "$address:$PORT" > /dev/null 2>&1; do sleep 2; done
 for node in "${nodes[@]:1}"; do
   on "$node" "${ray_start[@]}" --address "$address:$PORT" &
 done
 
-"$BIN/vsp" restore "$@" --ray-address "$address:$PORT" --device cuda \
-  --workers $((SLURM_NNODES * GPUS_PER_NODE)) --threads "$THREADS" &
+"$BIN/vsp" restore --ray-address "$address:$PORT" --device cuda \
+  --workers $((SLURM_NNODES * GPUS_PER_NODE)) --threads "$THREADS" "$@" &
 driver=$!
 trap 'kill -TERM "$driver"' TERM # the batch script runs on the first node, and so does the driver
 
 code=0
 wait "$driver" || code=$?
-while kill -0 "$driver" 2> /dev/null; do # a signal ended the wait, not the driver
+if [ "$code" -eq 143 ]; then # the signal ended the wait; the driver drains
   code=0
   wait "$driver" || code=$?
-done
+fi
 if [ "$code" -eq 75 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -178,7 +178,8 @@ def join_cluster(address: str) -> bool:
     try:
         ray.init(address=address, **QUIET)
     except Exception as error:
-        raise RunError(f"Ray at {address}: {one_line(error)}") from None
+        hint = "if it has a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to it"
+        raise RunError(f"Ray at {address}: {one_line(error)}; {hint}") from None
     return True
 
 

@@ -46,10 +46,8 @@ def test_every_command_has_help_that_ends_in_an_example(vsp, name):
         (["pack", "a", "b", "--per-shrad", "3"], "No such option"),
         (["pack", "a", "b", "--per-shard", "0"], "should be greater than or equal to 1"),
         (["restore", "a", "b", "--pool", "cloud"], "'cloud' is not one of"),
-        (["restore", "missing.tar", "out"], "missing.tar: no such shard; give"),
         (["restore", "x", "out", "--model", "missing.safetensors"], "no such"),
         (["pack", "missing", "out"], "missing: no such folder; give"),
-        (["demo", "--faces", "missing"], "missing: no such folder; give"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
@@ -61,4 +59,23 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
     assert not out
     assert told in err
     assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["restore", "missing.tar", "out"], "missing.tar: no such shard; give"),
+        (["restore", "missing", "out"], "missing: no such file or folder"),
+        (["demo", "--faces", "missing"], "missing: no photo in this folder"),
+        (["status", "missing"], "missing: no run has begun here"),
+        (["verify", "missing"], "missing: no run has begun here"),
+    ],
+)
+def test_a_path_that_is_not_there_is_the_last_line(vsp, tmp_path, monkeypatch, arguments, told):
+    """Others before it may say that the model is untrained."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = vsp(*arguments)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"vsp: {told}")
     assert not list(tmp_path.iterdir())

@@ -32,5 +32,5 @@ def test_a_folder_of_faces_is_named_where_it_cannot_be_read(vsp, tmp_path):
     (tmp_path / "faces" / "a.jpg").write_bytes(b"text")
     code, _, err = vsp("demo", "--faces", tmp_path / "faces", "--out", tmp_path / "demo")
     assert code == 2
-    assert "a.jpg: neither JPEG nor PNG" in err
+    assert "a.jpg: no JPEG, PNG, WebP, TIFF or BMP" in err
     assert not (tmp_path / "demo").exists()

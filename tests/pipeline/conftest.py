@@ -29,6 +29,7 @@ from pipeline.storage import LocalStore
 from pipeline.tar import TarWriter
 
 SIZE = 32
+PROMPT = RunnerConfig(poll_s=0.05)
 
 
 def picture(seed: int = 0, size: int = SIZE) -> np.ndarray:
@@ -114,8 +115,8 @@ class Engine:
             ledger.save(plan)
         return plan
 
-    def pool(self, kind: str, workers: int = 1, flow: FlowConfig = FlowConfig(), out: str = "out"):
-        config = PoolConfig(self.ledger(out).folder, flow)
+    def pool(self, kind: str, workers: int = 1, flow: FlowConfig | None = None, out: str = "out"):
+        config = PoolConfig(self.ledger(out).folder, flow or FlowConfig())
         if kind == "local":
             return LocalPool(config, self.folder)
         if kind == "processes":
@@ -124,15 +125,14 @@ class Engine:
 
         return RayPool(workers, config, Placement())
 
-    def run(self, pool=None, *, factory=None, load=load_identity, out="out",
-            patience=RunnerConfig(poll_s=0.05), **options):  # fmt: skip
+    def run(self, pool=None, *, factory=None, load=load_identity, out="out", patience=None, **rest):
         """Do what is not committed; in this process with the identity model by default."""
         ledger, plan = self.ledger(out), self.plan(out)
         committed = ledger.committed(plan)
         todo = [unit for unit in plan.units if unit.shard not in committed]
         factory = factory or partial(RestoreStage, self.config, load)
         pool = pool or self.pool("local", out=out)
-        return run(factory, ledger, plan, todo, pool, patience, **options)
+        return run(factory, ledger, plan, todo, pool, patience or PROMPT, **rest)
 
     def files(self, out: str = "out") -> dict[str, bytes]:
         """What a user sees in the output folder."""

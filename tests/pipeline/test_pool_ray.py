@@ -56,6 +56,13 @@ def test_a_stage_that_cannot_be_set_up_is_one_line(ray_pool, engine, make):
 
 def listening(pid: int) -> set[str]:
     """Local addresses, in the kernel's hex, on which a process and its children listen."""
+    try:
+        return listening_now(pid)
+    except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
+        return set()
+
+
+def listening_now(pid: int) -> set[str]:
     folder = Path("/proc") / str(pid)
     links = []
     for link in (folder / "fd").iterdir():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from functools import partial
 
 import pytest
@@ -152,3 +153,17 @@ def test_a_model_that_fails_without_any_face_stops_the_run_not_the_records(three
     with pytest.raises(RunError, match="the device is gone"):
         three.run(load=lambda config: dead)
     assert not three.files()
+
+
+def test_a_worker_of_this_process_that_hangs_ends_the_run_with_the_way_out(three, make):
+    go_on = threading.Event()
+
+    class Hanging(RestoreStage):
+        def prepare(self, sample):
+            go_on.wait(10)
+            return super().prepare(sample)
+
+    stage = partial(Hanging, three.config, make.load)
+    with pytest.raises(RunError, match="hangs; run the same command again with --pool ray"):
+        three.run(factory=stage, patience=RunnerConfig(poll_s=0.05, stall_s=0.3))
+    go_on.set()

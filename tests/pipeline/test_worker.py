@@ -20,9 +20,10 @@ from pipeline.worker import Worker, WorkerConfig
 def work(engine):
     """Feed shards to one worker, without a driver; returns the reports in the order they came."""
 
-    def run(shards, stage, flow=FlowConfig(), **facts):
+    def run(shards, stage, flow=None, **facts):
         reports = []
-        worker = Worker(WorkerConfig(engine.folder / "tracker", flow=flow), reports.append)
+        config = WorkerConfig(engine.folder / "tracker", flow=flow or FlowConfig())
+        worker = Worker(config, reports.append)
         worker.setup(lambda: stage)
         for shard in shards:
             source, out = engine.folder / "in" / f"{shard}.tar", engine.folder / "out"
@@ -61,10 +62,11 @@ def test_a_suspect_runs_with_nothing_else_in_hand(engine, make, work):
     assert seen == [{"a": {4}}]
 
 
-@pytest.mark.parametrize(("budget_bytes", "most"), [(2**30, 60), (4 * 8000, 10)])
+@pytest.mark.parametrize(("budget_bytes", "most"), [(2**30, 32 + 5), (8 * 4000, 8 + 5)])
 def test_what_is_in_flight_is_bounded_in_records_and_in_bytes(
     engine, make, work, budget_bytes, most
 ):
+    """One block more is read ahead, and one record that did not fit into it."""
     engine.shard("a", {f"{n:03}.txt": b"x" * 4000 for n in range(120)})
     gate, read, written, gap = threading.Event(), [], [], []
     threading.Timer(0.3, gate.set).start()
