@@ -26,7 +26,7 @@ COMMANDS = {
     "convert": "Turn published checkpoints into one bundle, and back.",
     "info": "Count a model's parameters and operations.",
 }
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 75
 
 
 def make_app(chosen: str | None) -> typer.Typer:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run `vsp`; a user's mistake is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = _run(arguments or ["--help"])
-    if argv is None and code == EXIT_FAILED:
+    if argv is None and code in (EXIT_FAILED, EXIT_STOPPED):
         leave_at_once(code)
     sys.exit(code)
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def leave_at_once(code: int) -> NoReturn:
     """End the process with whatever its threads do.
 
-    A run that failed in this process leaves its worker at work; Python's own way out would pull
+    A run that failed or was stopped in this process leaves its worker at work; Python's own way out would pull
     the interpreter from under the model's threads, which abort then.
     """
     sys.stdout.flush()

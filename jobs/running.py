@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -179,9 +178,6 @@ def _run_locked(job: Job, flags: RunFlags, ledger: "Ledger", plan: "Plan") -> "S
             job.factory, ledger, plan, todo, pool, runner_config, display.update, suspects
         )
     display.close(summary, job.out)
-    if summary.abandoned and _is_in_process(pool):
-        sys.stdout.flush()
-        os._exit(summary.exit_code)  # its threads are still at work and cannot be ended
     return summary
 
 
@@ -211,6 +207,7 @@ def _clear(ledger: "Ledger", plan: "Plan", flags: RunFlags) -> dict[str, frozens
 
 def _todo(ledger: "Ledger", plan: "Plan", flags: RunFlags) -> list["Unit"]:
     """The units to do; with `only_failed` those with failed records, whose decision is undone."""
+    _undo_missing(ledger, plan)
     committed = ledger.committed(plan)
     todo = [unit for unit in plan.units if unit.shard not in committed]
     if not flags.only_failed:
@@ -221,6 +218,18 @@ def _todo(ledger: "Ledger", plan: "Plan", flags: RunFlags) -> list["Unit"]:
     ledger.forget(plan, sorted(failed), outputs=False)
     again = [replace(unit, redo=True) for unit in plan.units if unit.shard in failed]
     return todo + again
+
+
+def _undo_missing(ledger: "Ledger", plan: "Plan") -> None:
+    """Take back the decision about a shard whose output somebody has removed."""
+    from pipeline.storage import OWN_FOLDER
+
+    there = set(ledger.store.list())
+    for record in list(ledger.commits(plan)):
+        names = {file["name"] for file in record["files"]}
+        if any(name not in there for name in names if not name.startswith(f"{OWN_FOLDER}/")):
+            ledger.note("redo", plan=plan.id, shard=record["shard"])
+            ledger.forget(plan, [record["shard"]], outputs=False)
 
 
 def _runner_config(flags: RunFlags) -> "RunnerConfig":
@@ -267,9 +276,3 @@ def _flow(flags: RunFlags) -> "FlowConfig":
     from pipeline.flow import FlowConfig
 
     return FlowConfig(codec_threads=flags.codec_threads, budget_bytes=flags.memory_mb * 2**20)
-
-
-def _is_in_process(pool: "Pool") -> bool:
-    from pipeline.pools.local import LocalPool
-
-    return isinstance(pool, LocalPool)

@@ -202,8 +202,8 @@ class Flow:
         """Do a part of a block's work with its records in hand, and tell what came of it."""
         error: BaseException | None = None
         results: list[Any] = []
-        self._tracker.hold(block.indices)
         try:
+            self._tracker.hold(block.indices)
             results = work()
         except BaseException as caught:
             error = caught
