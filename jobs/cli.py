@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def leave_at_once(code: int) -> NoReturn:
     """End the process with whatever its threads do.
 
-    A run that failed or was stopped in this process leaves its worker at work; Python's own way out would pull
-    the interpreter from under the model's threads, which abort then.
+    A run that failed or was stopped in this process leaves its worker at work; Python's own way
+    out would pull the interpreter from under the model's threads, which abort then.
     """
     sys.stdout.flush()
     sys.stderr.flush()
