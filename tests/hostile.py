@@ -157,7 +157,7 @@ def odd_members() -> Iterator[Shard]:
     """One odd member between two good records."""
     image = good("png")
     names = {
-        "absolute": (b"/tmp/vsp-hostile.png", REFUSED), "up": (b"../../vsp-hostile.png", REFUSED),
+        "absolute": (b"/opt/vsp-hostile.png", REFUSED), "up": (b"../../vsp-hostile.png", REFUSED),
         "up-inside": (b"x/../../vsp-hostile.png", REFUSED), "up-only": (b"..", REFUSED),
         "dot": (b"./x.png", RESTORED), "no-suffix": (b"x", REFUSED), "no-key": (b".png", REFUSED),
         "no-key-in-folder": (b"x/.png", RESTORED), "no-name": (b"", REFUSED),

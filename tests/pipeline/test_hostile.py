@@ -113,7 +113,7 @@ def test_bad_photos_are_in_the_quarantine_byte_for_byte(corpus):
 
 def test_nothing_outside_the_output_is_written(corpus):
     assert corpus.touched == []
-    assert not Path("/tmp/vsp-hostile.png").exists()
+    assert not Path("/opt/vsp-hostile.png").exists()
 
 
 def test_the_output_holds_plain_files_only(corpus):
