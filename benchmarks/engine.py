@@ -16,8 +16,8 @@ contenders (`engine_contender.py`) take turns, each in a fresh process that may 
 
 Columns, each the median over the rounds; ratios are taken within a round first:
 
-    images/s  from ready (the mean of the workers) to the last commit; for Ray Data the slope
-              between two sizes
+    images/s  from the first record (the mean of the workers) to the last commit; for Ray Data
+              the slope between two sizes
     CPU us    of the working processes, an image
     vs plain  images/s over those of the plain loop
     per core  images/s a core over those of the best loop, which has one

@@ -19,6 +19,8 @@ from typing import Any
 
 from engine_loops import SIZE_PX, Job, Measured, best, identity_config, plain, ray_data
 
+from pipeline.stages.restore import RestoreStage
+
 CPU_CLOCK = 2  # of a process, by its id: what `process_time` reads of our own (Linux)
 
 
@@ -32,10 +34,25 @@ class IdentityModel:
         return lq
 
 
-def load_identity(notes: Path, config: Any) -> IdentityModel:
-    """What the stage calls to load its model: the last thing before a worker is ready."""
-    (notes / str(os.getpid())).write_text(json.dumps([time.time(), time.process_time()]))
+def load_identity(config: Any) -> IdentityModel:
+    """What the stage calls to load its model."""
     return IdentityModel()
+
+
+class NotingStage(RestoreStage):
+    """Notes when its worker reads the first shard, and the CPU time until then."""
+
+    def __init__(self, notes: Path, *settings: Any) -> None:
+        """Plan the stage; `notes` is a folder."""
+        super().__init__(*settings)
+        self._notes = notes
+
+    def read(self, task: Any) -> Any:
+        """Read the tar."""
+        path = self._notes / str(os.getpid())
+        if not path.exists():
+            path.write_text(json.dumps([time.time(), time.process_time()]))
+        return super().read(task)
 
 
 def local(job: Job) -> Measured:
@@ -64,7 +81,6 @@ def run_engine(
     from pipeline.ledger import Ledger
     from pipeline.plan import new_plan, shard_units
     from pipeline.runner import run
-    from pipeline.stages.restore import RestoreStage
     from pipeline.storage import open_store
 
     config = identity_config()
@@ -76,7 +92,7 @@ def run_engine(
     pool = make_pool(pool_config(folder=ledger.folder, flow=flow))
     meter = Meter(job)
     notes(job).mkdir()
-    stage = partial(RestoreStage, config, partial(load_identity, notes(job)))
+    stage = partial(NotingStage, notes(job), config, load_identity)
     summary = run(stage, ledger, plan, units, pool, on_progress=meter.look)
     if summary.exit_code:
         raise SystemExit(f"{summary.errors} {summary.notes}")
@@ -117,7 +133,7 @@ class Meter:
 
 
 def notes(job: Job) -> Path:
-    """Where each worker notes when it was ready, and its CPU time by then."""
+    """Where each worker notes when it began, and its CPU time by then."""
     return job.out.parent / f"{job.out.name}-ready"
 
 

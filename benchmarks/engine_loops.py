@@ -59,7 +59,7 @@ class Measured:
 
     Attributes:
         images: How many were done in `seconds`.
-        seconds: From ready (the mean of the workers) to the last commit.
+        seconds: From the first record (the mean of the workers) to the last commit.
         start_s: From the start of the process to the first ready.
         cpu_s: CPU seconds in that time of the processes that work; negative where not known.
         driver_cpu_s: The driver's part of it, where there is a driver.
