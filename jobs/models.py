@@ -81,6 +81,11 @@ def default_batch_size(device: str) -> int:
     return 16 if device.startswith("cuda") else 8
 
 
+def default_codec_threads(device: str) -> int:
+    """Threads that decode and encode for a model: on the CPU they take from the model's cores."""
+    return 1 if device == "cpu" else 4
+
+
 def default_workers(device: str, gpus_per_worker: float) -> int:
     """Replicas of the model: one, or as many as the GPUs of this machine hold."""
     if device != "cuda":

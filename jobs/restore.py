@@ -10,6 +10,7 @@ import typer
 
 from jobs.models import (
     default_batch_size,
+    default_codec_threads,
     default_workers,
     model_values,
     num_cores,
@@ -92,8 +93,9 @@ def command(
         int | None, typer.Option(min=1, help="Torch threads of a worker; all cores by default.")
     ] = None,
     codec_threads: Annotated[
-        int, typer.Option(min=1, max=24, help="Threads of a worker that decode and encode.")
-    ] = 2,
+        int | None,
+        typer.Option(min=1, max=24, help="Threads of a worker that decode and encode."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Replicas of the model; one, or one a GPU.")
     ] = None,
@@ -156,7 +158,7 @@ def command(
         ray_address=ray_address,
         gpus_per_worker=gpus_per_worker if device.startswith("cuda") else 0.0,
         threads=values["threads"],
-        codec_threads=codec_threads,
+        codec_threads=codec_threads or default_codec_threads(device),
         patience_s=patience,
         restart=restart,
         only_failed=only_failed,
