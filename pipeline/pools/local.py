@@ -63,8 +63,12 @@ class LocalPool:
         raise RunError("the worker hangs; run the same command again with --pool ray")
 
     def kill(self) -> None:
-        """Leave the threads to the end of the process, which the command brings about."""
+        """Leave the threads to the end of the process, which the command brings about.
+
+        What is in hand is no suspect then: nothing of it has killed anybody.
+        """
         self._killed = True
+        self._config.tracker.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Finish what was submitted and free the stage."""

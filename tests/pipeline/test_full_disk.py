@@ -129,7 +129,8 @@ def problems(out: Path) -> list[str]:
 def undisturbed(shards, tmp_path):
     """The same input on a disk with room."""
     out = tmp_path / "room"
-    assert drive(shards, out, 0)[0] == 0
+    again = drive(shards, out, 0)
+    assert again[0] == 0, again[1]
     return outputs(out)
 
 
@@ -183,7 +184,8 @@ def test_a_limit_on_files_ends_a_run_as_a_full_disk_does(shards, tmp_path, undis
     assert lines[-1].startswith("vsp: ")
     assert "File too large" in lines[-1]
     assert outputs(out) == {}
-    assert drive(shards, out, 0)[0] == 0
+    again = drive(shards, out, 0)
+    assert again[0] == 0, again[1]
     assert outputs(out) == undisturbed
     assert problems(out) == []
 
