@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.models import num_cores
-from jobs.running import PoolName
+from jobs.options import (
+    AsJson,
+    DryRun,
+    OnlyFailed,
+    Patience,
+    Pool,
+    Quarantine,
+    RayAddress,
+    Restart,
+)
 
 if TYPE_CHECKING:
     from jobs.running import Job
@@ -31,29 +40,17 @@ def command(
         bool,
         typer.Option("--keep-hq", help="Add the true face, KEY.hq.png, and KEY.degradation.json."),
     ] = False,
-    quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Keep copies of refused and failed records.")
-    ] = False,
+    quarantine: Quarantine = False,
     limit: Annotated[int, typer.Option(min=0, help="Only the first N faces; 0 for all.")] = 0,
-    only_failed: Annotated[
-        bool, typer.Option("--only-failed", help="Do failed records again.")
-    ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget what is done in OUT and start over.")
-    ] = False,
+    only_failed: OnlyFailed = False,
+    restart: Restart = False,
     codec_threads: Annotated[
         int | None, typer.Option(min=1, max=24, help="Threads of a worker; all cores by default.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
-    pool: Annotated[
-        PoolName, typer.Option(help="Where workers run: the bytes are the same.")
-    ] = "auto",
-    ray_address: Annotated[
-        str, typer.Option(help="Join a running Ray cluster, as 10.0.0.5:6379 or auto.")
-    ] = "",
-    patience: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for a full disk or a silent store.")
-    ] = 600.0,
+    pool: Pool = "auto",
+    ray_address: RayAddress = "",
+    patience: Patience = 600.0,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="As ranges.noise_sigma=[0,5]."),
@@ -67,10 +64,8 @@ def command(
             help="Name the presets with their sources, and stop.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("-n", "--dry-run", help="Print settings and plan, and stop.")
-    ] = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> int:
     """Degrade clean faces in shards: blur, reduce, noise, JPEG, enlarge.
 

@@ -16,7 +16,16 @@ from jobs.models import (
     num_cores,
     pick_device,
 )
-from jobs.running import PoolName
+from jobs.options import (
+    AsJson,
+    DryRun,
+    OnlyFailed,
+    Patience,
+    Pool,
+    Quarantine,
+    RayAddress,
+    Restart,
+)
 
 if TYPE_CHECKING:
     from jobs.running import Job
@@ -75,16 +84,10 @@ def command(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write before/after pictures.")
     ] = False,
-    quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Keep copies of refused and failed records.")
-    ] = False,
+    quarantine: Quarantine = False,
     limit: Annotated[int, typer.Option(min=0, help="Only the first N images; 0 for all.")] = 0,
-    only_failed: Annotated[
-        bool, typer.Option("--only-failed", help="Do failed records again.")
-    ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget what is done in OUT and start over.")
-    ] = False,
+    only_failed: OnlyFailed = False,
+    restart: Restart = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Faces per run of the model.")
@@ -99,26 +102,18 @@ def command(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Replicas of the model; one, or one a GPU.")
     ] = None,
-    pool: Annotated[
-        PoolName, typer.Option(help="Where workers run: the bytes are the same.")
-    ] = "auto",
-    ray_address: Annotated[
-        str, typer.Option(help="Join a running Ray cluster, as 10.0.0.5:6379 or auto.")
-    ] = "",
+    pool: Pool = "auto",
+    ray_address: RayAddress = "",
     gpus_per_worker: Annotated[
         float, typer.Option(min=0.01, help="Share of a GPU that a worker takes.")
     ] = 1.0,
-    patience: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for a full disk or a silent store.")
-    ] = 600.0,
+    patience: Patience = 600.0,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, as noise=mean."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("-n", "--dry-run", help="Print settings and plan, and stop.")
-    ] = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> int:
     """Restore faces: shards of aligned ones, or the faces in a folder of photos.
 

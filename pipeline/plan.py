@@ -78,11 +78,6 @@ class Plan:
         settings: dict[str, Any] = json.loads(self.config)
         return settings
 
-    @property
-    def unit_name(self) -> str:
-        """What a unit's weight counts."""
-        return "photos" if any(unit.files for unit in self.units) else "bytes"
-
     def to_json(self) -> dict[str, Any]:
         """The plan as it is stored."""
         return {"format": PLAN_FORMAT} | asdict(self) | {"config": self.settings}

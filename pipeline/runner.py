@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,7 +110,7 @@ def run(
     pool: Pool,
     config: RunnerConfig = RunnerConfig(),
     on_progress: Progress = lambda summary: None,
-    suspects: Any = None,
+    suspects: Mapping[str, Set[int]] | None = None,
 ) -> Summary:
     """Do the units of `todo`; the pool is started and closed here.
 
