@@ -23,6 +23,16 @@ def load(path: Path, schema: type[Model], overrides: Sequence[str] = ()) -> Mode
     Raises:
         UserError: In one line: file, line, key, what is wrong and what was perhaps meant.
     """
+    values, places = read_values(path)
+    return resolve(values, schema, overrides, places, str(path))
+
+
+def read_values(path: Path) -> tuple[dict[str, Any], dict[Place, str]]:
+    """Read the keys and values of a YAML file, and where each key stands.
+
+    Raises:
+        UserError: If it can't be read or is no mapping.
+    """
     try:
         text = path.read_text("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -36,8 +46,7 @@ def load(path: Path, schema: type[Model], overrides: Sequence[str] = ()) -> Mode
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}:1: expected keys and values")
-    places = dict(_places(path, node))
-    return resolve(values, schema, overrides, places, str(path))
+    return values, dict(_places(path, node))
 
 
 def load_model_config(path: Path, overrides: Sequence[str] = ()) -> "ModelConfig":

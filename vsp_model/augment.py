@@ -69,8 +69,11 @@ class AugmentController:
 
     def observe(self, real_logits: Tensor) -> None:
         """Count one iteration's logits, (B, 1); every ``interval`` iterations p moves."""
-        signs = real_logits.detach().float().sign().sum()
-        seen = torch.stack([signs, torch.full_like(signs, real_logits.numel())])
+        self.observe_sign(real_logits.detach().float().sign().mean(), real_logits.numel())
+
+    def observe_sign(self, mean_sign: Tensor, num_images: int) -> None:
+        """As ``observe``, of an iteration whose logits several workers computed."""
+        seen = torch.stack([mean_sign * num_images, torch.full_like(mean_sign, num_images)])
         self._signs = self._signs.to(seen.device) + seen  # no wait for the device until p moves
         self._iterations += 1
         if self._iterations % self.config.interval == 0:

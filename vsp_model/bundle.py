@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vsp_model.code_diffuser import CodeDiffuserConfig
 from vsp_model.config import Config
 from vsp_model.discriminator import DiscriminatorConfig
 from vsp_model.files import CheckpointError, whole_or_absent
@@ -53,6 +54,15 @@ class InversionConfig(Config):
     prior: StyleGAN2Config
 
 
+class PromptConfig(Config):
+    """Everything but a restorer: what training has made before its last stage."""
+
+    kind: Literal["prompt"] = "prompt"
+    encoder: StyleEncoderConfig
+    diffuser: CodeDiffuserConfig
+    prior: StyleGAN2Config
+
+
 class PriorConfig(Config):
     """The generator alone: an imported StyleGAN2 checkpoint."""
 
@@ -71,7 +81,7 @@ class IdentityOnlyConfig(Config):
     identity: dict[str, JsonValue]
 
 
-BundleConfig = VSPBFRConfig | InversionConfig | PriorConfig | IdentityOnlyConfig
+BundleConfig = VSPBFRConfig | InversionConfig | PromptConfig | PriorConfig | IdentityOnlyConfig
 
 
 class TrainingInfo(Config):
@@ -141,7 +151,10 @@ def _refuse(what: str, names: list[str]) -> None:
 
 
 class Bundle:
-    """An open bundle; its tensors are memory-mapped, so what is not used is not read."""
+    """An open bundle; its tensors are memory-mapped, so what is not used is not read.
+
+    float16 is a way to store: such a tensor counts as float32, which it becomes when it is read.
+    """
 
     def __init__(self, path: Path, file: safe_open) -> None:
         self.path = path
@@ -155,7 +168,8 @@ class Bundle:
                 raise CheckpointError(
                     f"{path}: tensor {name} has the type {code}, which is unknown"
                 )
-            self.specs[name] = Spec(_DTYPES[code], tuple(view.get_shape()))
+            dtype = torch.float32 if code == "F16" else _DTYPES[code]
+            self.specs[name] = Spec(dtype, tuple(view.get_shape()))
 
     def names(self, prefix: str) -> list[str]:
         """Names that begin with ``prefix``, without it."""
@@ -183,6 +197,8 @@ class Bundle:
         Vectorised loops take other steps, and round otherwise, where memory begins between.
         """
         tensor: Tensor = self._file.get_tensor(name)
+        if tensor.dtype == torch.float16:
+            return tensor.float()
         return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 

@@ -12,7 +12,17 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vsp_model.bundle import BundleInfo, compare, open_bundle, specs_of, writing
+from vsp_model.bundle import (
+    BundleConfig,
+    BundleInfo,
+    InversionConfig,
+    PriorConfig,
+    PromptConfig,
+    compare,
+    open_bundle,
+    specs_of,
+    writing,
+)
 from vsp_model.files import (
     CheckpointError,
     checksum_path,
@@ -20,9 +30,9 @@ from vsp_model.files import (
     sha256_of,
     verify,
 )
-from vsp_model.vspbfr import VSPBFR
+from vsp_model.vspbfr import VSPBFR, VSPBFRConfig
 
-__all__ = ["CheckpointError", "load", "save", "sha256_of", "verify"]
+__all__ = ["CheckpointError", "load", "save", "save_parts", "sha256_of", "verify"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -31,7 +41,13 @@ M = TypeVar("M", bound=nn.Module)
 _FILLED = frozenset({torch.empty, torch.full, torch.ones, torch.randn, torch.zeros})
 # Without data these change nothing, but PyTorch would import its compiler for them: 12 s.
 _SCALED = frozenset(
-    {torch.Tensor.div, torch.Tensor.__truediv__, nn.init.normal_, nn.init.kaiming_normal_}
+    {
+        torch.Tensor.div,
+        torch.Tensor.__truediv__,
+        nn.init.normal_,
+        nn.init.kaiming_normal_,
+        nn.init.zeros_,
+    }
 )
 
 
@@ -106,6 +122,53 @@ def save(
     with writing(path, expected, info) as writer:
         writer.write("", state)
     return record_checksum(path)
+
+
+def save_parts(
+    parts: Mapping[str, nn.Module],
+    config: VSPBFRConfig,
+    path: Path | str,
+    *,
+    half: bool = False,
+    sources: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """Write the parts that there are as the bundle that holds them, whole or not at all.
+
+    Args:
+        parts: "encoder", "diffuser", "prior", "restoration" or the first few of them to be trained;
+            weights in float32.
+        config: of the whole model.
+        path: of the bundle; an older file there is replaced.
+        half: store float16; reading gives float32 back, rounded.
+        sources: name and sha256 of what it was made from.
+        notes: for a reader.
+
+    Returns:
+        The sha256 of the file.
+    """
+    path = Path(path)
+    state = {f"{p}.{n}": t for p, net in sorted(parts.items()) for n, t in net.state_dict().items()}
+    if half:
+        state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+    info = BundleInfo(
+        config=_kind_of(parts, config), sources=dict(sources or {}), notes=tuple(notes)
+    )
+    specs = specs_of(state)
+    checksum_path(path).unlink(missing_ok=True)
+    with writing(path, specs, info) as writer:
+        writer.write("", state)
+    return record_checksum(path)
+
+
+def _kind_of(parts: Mapping[str, nn.Module], config: VSPBFRConfig) -> BundleConfig:
+    if "restoration" in parts:
+        return config
+    if "diffuser" in parts and config.diffuser is not None:
+        return PromptConfig(encoder=config.encoder, diffuser=config.diffuser, prior=config.prior)
+    if "encoder" in parts:
+        return InversionConfig(encoder=config.encoder, prior=config.prior)
+    return PriorConfig(prior=config.prior)
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> VSPBFR:

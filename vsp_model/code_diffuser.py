@@ -23,14 +23,12 @@ class CodeDiffuserConfig(Config):
     num_tokens: int = 18
     style_dim: int = 512
     num_blocks: int = Field(4, ge=1, le=64)
-    num_steps: int = Field(4, le=1000)
+    num_steps: int = Field(4, ge=1, le=1000)
     beta_start: float = 0.1
     beta_end: float = 0.99
 
     @model_validator(mode="after")
     def _valid_schedule(self) -> Self:
-        if self.num_steps < 2:
-            raise ValueError(f"num_steps {self.num_steps}: expected at least 2")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(
                 f"beta_start {self.beta_start}, beta_end {self.beta_end}: "

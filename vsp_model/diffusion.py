@@ -35,11 +35,12 @@ def sqrt_linear_schedule(num_steps: int, beta_start: float, beta_end: float) -> 
     """Variances whose square roots are evenly spaced (the published "linear" schedule).
 
     Args:
-        num_steps: N, at least 2 (4 as published).
+        num_steps: N (4 as published); a single step has the last variance, the noisiest.
         beta_start: first variance (0.1 as published).
         beta_end: last variance (0.99 as published).
     """
-    betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_steps, dtype=torch.float64) ** 2
+    first = beta_end if num_steps == 1 else beta_start
+    betas = torch.linspace(first**0.5, beta_end**0.5, num_steps, dtype=torch.float64) ** 2
     alpha_bar = torch.cumprod(1 - betas, dim=0)
     alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
     variance = betas * (1 - alpha_bar_prev) / (1 - alpha_bar)  # (Eq. 7, DDPM)

@@ -9,7 +9,7 @@ Shapes: B batch, D style width, G global code width, C_k channels at resolution 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -47,6 +47,11 @@ class RestorationConfig(Config):
     """Table IV (c): False leaves the prompt out of the decoder's styles; z and global code stay."""
     facial_priors: bool = True
     """Table IV (d): False adds only the encoder's features, a plain U-Net skip."""
+    smart_size: int | None = None
+    """SMART layers up to this resolution and styled convolutions above; null: everywhere, as
+    published. Four branches of a few channels each cost a CPU more than they give."""
+    residual: bool = False
+    """Add the degraded face to the output, so that a clean one begins clean; not published."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -69,8 +74,8 @@ class RestorationConfig(Config):
         return self.style_dim * (2 if self.style_prompt else 1) + self.global_dim
 
 
-def _mixing_layer(config: RestorationConfig, channels: int, style_dim: int) -> nn.Module:
-    if config.smart:
+def _mixing_layer(config: RestorationConfig, channels: int, style_dim: int, side: int) -> nn.Module:
+    if config.smart and side <= (config.smart_size or config.size):
         return SmartLayer(channels, channels, style_dim, config.dilations)
     return StyledConv(channels, channels, style_dim)
 
@@ -78,21 +83,25 @@ def _mixing_layer(config: RestorationConfig, channels: int, style_dim: int) -> n
 class EncoderStage(nn.Module):
     """SMART layer (its output is the skip feature), then a styled layer that halves the side."""
 
-    def __init__(self, config: RestorationConfig, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, config: RestorationConfig, in_channels: int, out_channels: int, side: int
+    ) -> None:
         super().__init__()
         width = 2 * config.style_dim
-        self.smart = _mixing_layer(config, in_channels, width)
+        self.smart = _mixing_layer(config, in_channels, width, side)
         self.down = StyledConv(in_channels, out_channels, width, resample="down")
 
 
 class DecoderStage(nn.Module):
     """Styled layer that doubles the side, SMART layer on the sum, ToRGB."""
 
-    def __init__(self, config: RestorationConfig, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, config: RestorationConfig, in_channels: int, out_channels: int, side: int
+    ) -> None:
         super().__init__()
         width = config.decoder_style_dim
         self.up = StyledConv(in_channels, out_channels, width, resample="up")
-        self.smart = _mixing_layer(config, out_channels, width)
+        self.smart = _mixing_layer(config, out_channels, width, side)
         self.to_rgb = ToRGB(out_channels, width)
 
 
@@ -107,16 +116,26 @@ class RestorationNet(nn.Module):
             config.style_dim, config.mapping_layers, config.mapping_lr_multiplier
         )
         self.stem = AggregatedConv(3, top, 1, config.dilations)
-        pairs = list(zip(channels[1:], channels[:-1], strict=True))  # (C_k, C_{k-1})
-        self.encoder = nn.ModuleList(EncoderStage(config, c, lower) for c, lower in pairs[::-1])
+        levels = [  # (C_k, C_{k-1}, 4 * 2^k) of k = 1, 2, ...
+            (c, lower, MIN_SIZE << k)
+            for k, (c, lower) in enumerate(zip(channels[1:], channels[:-1], strict=True), start=1)
+        ]
+        self.encoder = nn.ModuleList(
+            EncoderStage(config, c, lower, side) for c, lower, side in levels[::-1]
+        )
         self.bottleneck = AggregatedConv(channels[0], channels[0], 3, config.dilations)
         flat = channels[0] * MIN_SIZE**2
         self.to_global = EqualLinear(flat, config.global_dim, activate=True)
         self.dropout = nn.Dropout(config.dropout)
         self.from_global = EqualLinear(config.global_dim, flat, activate=True)
-        self.smart = _mixing_layer(config, channels[0], config.decoder_style_dim)
+        self.smart = _mixing_layer(config, channels[0], config.decoder_style_dim, MIN_SIZE)
         self.to_rgb = ToRGB(channels[0], config.decoder_style_dim)
-        self.decoder = nn.ModuleList(DecoderStage(config, lower, c) for c, lower in pairs)
+        self.decoder = nn.ModuleList(
+            DecoderStage(config, lower, c, side) for c, lower, side in levels
+        )
+        if config.residual:  # begins as the identity
+            for layer in (self.to_rgb, *(stage.to_rgb for stage in self.decoder)):
+                nn.init.zeros_(cast(ToRGB, layer).weight)
         for index, side in enumerate(self._stored_noise_sides()):
             # Of the published files: carried along, never read.
             self.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
@@ -152,7 +171,11 @@ class RestorationNet(nn.Module):
         return torch.cat([w_plus[:, :slots], s], dim=2)
 
     def encode(
-        self, image: Tensor, styles: Tensor, noise: Sequence[Tensor | None]
+        self,
+        image: Tensor,
+        styles: Tensor,
+        noise: Sequence[Tensor | None],
+        keep: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """Skip features F_0 ... F_top, coarsest first, and the global code (B, G).
 
@@ -166,7 +189,8 @@ class RestorationNet(nn.Module):
             skips.append(x)
             x = stage.down(x, style, noise[2 * j + 1])
         x = self.bottleneck(x)
-        code = self.dropout(self.to_global(x.flatten(1)))
+        code = self.to_global(x.flatten(1))
+        code = self.dropout(code) if keep is None else code * keep
         skips.append(x + self.from_global(code).reshape(x.shape))
         return skips[::-1], code
 
@@ -199,6 +223,7 @@ class RestorationNet(nn.Module):
         priors: Sequence[Tensor] | None = None,
         noise: Sequence[Tensor | None] | None = None,
         inject: Tensor | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """Restore one batch.
 
@@ -209,6 +234,8 @@ class RestorationNet(nn.Module):
             priors: features of the bank at 4, 8, ...; None with ``facial_priors`` off.
             noise: maps (B, 1, r, r) in the order of ``noise_sides``; None for zero noise.
             inject: see ``styles``.
+            keep: drop-out of the global code, (B, G) of 0 and 1 / (1 - rate); None leaves it to
+                PyTorch's generator, in training only.
 
         Returns:
             (B, 3, size, size), about [-1, 1], not clamped.
@@ -216,9 +243,10 @@ class RestorationNet(nn.Module):
         maps = list(noise) if noise is not None else [None] * len(self.noise_sides())
         split = 2 * len(self.encoder)
         styles = self.styles(w_plus, z, inject)
-        skips, code = self.encode(image, styles, maps[:split])
+        skips, code = self.encode(image, styles, maps[:split], keep)
         code = code[:, None].expand(-1, styles.shape[1], -1)
         prompt = styles if self.config.style_prompt else styles[:, :, self.config.style_dim :]
         decoder_styles = torch.cat([prompt, code.to(prompt.dtype)], dim=2)
         priors = priors if self.config.facial_priors else None
-        return self.decode(skips, priors, decoder_styles, maps[split:])
+        restored = self.decode(skips, priors, decoder_styles, maps[split:])
+        return restored + image if self.config.residual else restored

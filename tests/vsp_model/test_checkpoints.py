@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vsp_model import checkpoints, networks, registry
+from vsp_model.bundle import open_bundle
 from vsp_model.checkpoints import CheckpointError
 from vsp_model.files import whole_or_absent
 
@@ -123,10 +124,40 @@ def test_wrong_tensors_are_named(bundle):
     assert f"tensor {name} is float32 (3, 127, 1, 1), expected float32 (3, 128, 1, 1)" in refusal(
         bundle
     )
-    rewrite(bundle, info, tensors | {name: tensors[name].half()})
-    assert f"tensor {name} is float16" in refusal(bundle)
+    rewrite(bundle, info, tensors | {name: tensors[name].double()})
+    assert f"tensor {name} is float64" in refusal(bundle)
     rewrite(bundle, info, tensors | {"training.more": torch.zeros(1)})
     checkpoints.load(bundle)
+
+
+def test_parts_are_kept_in_the_bundle_that_holds_them(model, tmp_path):
+    parts = dict(model.named_children())
+    for names, kind in (
+        (("prior",), "stylegan2"),
+        (("prior", "encoder"), "e4e"),
+        (("prior", "encoder", "diffuser"), "prompt"),
+        (("prior", "encoder", "diffuser", "restoration"), "vspbfr"),
+    ):
+        path = tmp_path / f"{kind}.safetensors"
+        checkpoints.save_parts({n: parts[n] for n in names}, model.config, path)
+        with open_bundle(path) as opened:
+            assert opened.info.config.kind == kind
+        for name in names:
+            loaded, state = networks.load_part(path, name).state_dict(), parts[name].state_dict()
+            assert all(torch.equal(loaded[n], t) for n, t in state.items())
+
+
+def test_half_precision_is_a_way_to_store(model, tmp_path):
+    path = tmp_path / "half.safetensors"
+    checkpoints.save_parts(dict(model.named_children()), model.config, path, half=True)
+    loaded = checkpoints.load(path)
+    whole = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    assert path.stat().st_size < 0.6 * whole
+    for name, tensor in model.state_dict().items():
+        kept = loaded.state_dict()[name]
+        assert kept.dtype == tensor.dtype
+        expected = tensor.half().float() if tensor.is_floating_point() else tensor
+        assert torch.equal(kept, expected)
 
 
 def test_wrong_metadata_is_named(bundle):

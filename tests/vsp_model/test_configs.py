@@ -57,7 +57,7 @@ def test_a_typo_is_refused_and_nothing_can_be_changed(config):
             lambda: StyleEncoderConfig(pyramid_channels=256),
             "the last stage has 512 channels, expected pyramid_channels .256.",
         ),
-        (lambda: CodeDiffuserConfig(num_steps=1), "num_steps 1: expected at least 2"),
+        (lambda: CodeDiffuserConfig(num_steps=0), "num_steps"),
         (lambda: CodeDiffuserConfig(beta_end=1.0), "beta_end 1.0: expected 0 < beta_start"),
     ],
 )

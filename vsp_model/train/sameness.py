@@ -1,0 +1,42 @@
+"""Whether a run is the one that a checkpoint belongs to: what decides a step must be the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from vsp_model.train.stage import StageConfig
+
+_FREE_TO_CHANGE = {  # what may differ when a run is resumed: it does not change what a step does
+    "log_images", "preview_images", "checkpoint_images", "keep_checkpoints", "best",
+    "max_bad_steps", "num_images",
+}  # fmt: skip
+
+
+def config_identity(config: StageConfig) -> dict[str, Any]:
+    """What of a configuration decides a step, as JSON; paths of judges do not."""
+    values: dict[str, Any] = json.loads(config.model_dump_json())
+    for name in _FREE_TO_CHANGE:
+        values["run"].pop(name, None)
+    for judge in ("lpips", "identity"):
+        values["judges"][judge].pop("path", None)
+        values["judges"][judge].pop("required", None)
+    return values
+
+
+def first_difference(old: Any, new: Any, place: str = "") -> tuple[str, Any, Any] | None:
+    """The first value in which two nested mappings differ: its dotted name, old and new value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            below = f"{place}.{key}" if place else key
+            if found := first_difference(old.get(key), new.get(key), below):
+                return found
+        return None
+    return None if old == new else (place, old, new)
+
+
+def config_hash(config: StageConfig) -> str:
+    """Sixteen hexadecimal digits of what decides a step."""
+    text = json.dumps(config_identity(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
