@@ -4,10 +4,11 @@
 format promises (header checksums, whole bodies, two end blocks) and says where it broke.
 """
 
+import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 BLOCK_BYTES = 512
 END = bytes(BLOCK_BYTES)
@@ -45,6 +46,26 @@ class Entry:
     fault: str = ""
 
 
+class Place(NamedTuple):
+    """Where one archive member that is not a directory lies.
+
+    Attributes:
+        name: As `Entry.name`.
+        head: Byte of its first header; an extended one comes before the member's own.
+        body: Byte of its body.
+        size_bytes: Of the body.
+        fault: Why the member must not be used, or "".
+        is_plain: Whether the body is a file's, and small enough to hold.
+    """
+
+    name: str
+    head: int
+    body: int
+    size_bytes: int
+    fault: str = ""
+    is_plain: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class _Header:
     name: bytes
@@ -59,17 +80,49 @@ def read_tar(file: BinaryIO) -> Iterator[Entry]:
         TarFault: At the first byte that breaks the format. What was yielded before is whole.
     """
     blocks = _Blocks(file)
+    for place in _places(blocks):
+        if place.is_plain:
+            yield Entry(place.name, blocks.body(place.size_bytes), place.fault)
+        else:
+            blocks.skip(place.size_bytes)
+            yield Entry(place.name, b"", place.fault)
+
+
+def walk_tar(file: BinaryIO) -> Iterator[Place]:
+    """Yield where the members lie, in stored order; no body is read.
+
+    Raises:
+        TarFault: As `read_tar`, after the same members.
+    """
+    blocks = _Blocks(file)
+    for place in _places(blocks):
+        blocks.skip(place.size_bytes)
+        yield place
+
+
+def read_name(head: bytes) -> str:
+    """The name of the member whose headers, from `Place.head` on, these bytes begin with.
+
+    Raises:
+        TarFault: If they are no headers.
+    """
+    return next(_places(_Blocks(io.BytesIO(head)))).name
+
+
+def _places(blocks: "_Blocks") -> Iterator[Place]:
+    """Yield the members; who takes one moves `blocks` behind its body."""
     extension: dict[str, bytes] = {}
+    head = blocks.at
     while (header := blocks.header()) is not None:
         if header.kind in EXTENSION:
             if header.size_bytes > EXTENSION_BUDGET_BYTES:
                 raise TarFault(f"extended header of {header.size_bytes} bytes at byte {blocks.at}")
             extension |= _extension(header.kind, blocks.body(header.size_bytes), blocks.at)
             continue
-        entry = _entry(header, extension, blocks)
-        extension = {}
-        if entry is not None:
-            yield entry
+        place = _place(header, extension, head, blocks.at)
+        if place is not None:
+            yield place
+        extension, head = {}, blocks.at
 
 
 class _Blocks:
@@ -157,21 +210,19 @@ def _extension(kind: bytes, body: bytes, at: int) -> Mapping[str, bytes]:
     return records
 
 
-def _entry(header: _Header, extension: Mapping[str, bytes], blocks: _Blocks) -> Entry | None:
+def _place(header: _Header, extension: Mapping[str, bytes], head: int, body: int) -> Place | None:
+    """What a header says of its member; None for a directory."""
     raw = extension.get("path", header.name)
     name = raw.decode("utf-8", "backslashreplace")
     if header.kind == DIRECTORY or (header.kind == b"\0" and raw.endswith(b"/")):
         return None
     if header.kind in SPECIAL:
-        return Entry(name, b"", f"{SPECIAL[header.kind]}, not a file")
+        return Place(name, head, body, 0, f"{SPECIAL[header.kind]}, not a file", False)
     size_bytes = header.size_bytes
     if "size" in extension:
-        size_bytes = _pax_size(extension["size"], blocks.at)
+        size_bytes = _pax_size(extension["size"], body)
     fault = _unreadable(header.kind, size_bytes, extension)
-    if fault:
-        blocks.skip(size_bytes)
-        return Entry(name, b"", fault)
-    return Entry(name, blocks.body(size_bytes), _name_fault(raw))
+    return Place(name, head, body, size_bytes, fault or _name_fault(raw), not fault)
 
 
 def _pax_size(value: bytes, at: int) -> int:
