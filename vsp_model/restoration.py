@@ -50,6 +50,9 @@ class RestorationConfig(Config):
     smart_size: int | None = None
     """SMART layers up to this resolution and styled convolutions above; null: everywhere, as
     published. Four branches of a few channels each cost a CPU more than they give."""
+    random_style: bool = True
+    """False: the random half of a style is a learnt constant, whatever z is; not published. A short
+    training can't teach the layers to bear it."""
     residual: bool = False
     """Add the degraded face to the output, so that a clean one begins clean; not published."""
 
@@ -162,6 +165,8 @@ class RestorationNet(nn.Module):
             (B, num_slots, 2 D).
         """
         slots = self.config.num_slots
+        if not self.config.random_style:
+            z, inject = torch.zeros_like(z[:, :1]), None
         s = torch.stack([self.mapping(each) for each in z.unbind(1)], dim=1)  # (B, 1 or 2, D)
         if inject is None:
             s = s[:, :1].expand(-1, slots, -1)
