@@ -22,6 +22,7 @@ COMMANDS = {
     "restore": "Restore faces: shards of aligned ones, or those in a folder of photos.",
     "status": "Tell how far a run is.",
     "verify": "Check that every record is accounted for, and every checksum.",
+    "train": "Train one stage of the model, from shards of clean faces.",
     "weights": "List, add and verify weight files, known by their sha256.",
     "convert": "Turn published checkpoints into one bundle, and back.",
     "info": "Count a model's parameters and operations.",

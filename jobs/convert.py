@@ -7,6 +7,7 @@ import typer
 
 EXAMPLE = "vsp convert published/*.pt --out vspbfr-512.safetensors"
 BACK = "vsp convert vspbfr-512.safetensors --to-published published/"
+HALF = "vsp convert runs/restorer/model.safetensors --half --out mine.safetensors"
 
 
 def command(
@@ -27,6 +28,12 @@ def command(
         bool,
         typer.Option(help="Also keep what only training needs, such as the discriminator."),
     ] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help=f"Store a bundle again in half the bytes: {HALF}")
+    ] = False,
+    notice: Annotated[
+        str, typer.Option(help="With --half: terms of the weights, told to whoever runs them.")
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("-n", "--dry-run", help="Say what would be used and dropped, and stop.")
     ] = False,
@@ -41,7 +48,11 @@ def command(
 
     if (out is None) == (to_published is None):
         raise UserError(f"give --out or --to-published, as in: {EXAMPLE}")
-    if out is not None:
+    if notice and not half:
+        raise UserError(f"--notice goes with --half, as in: {HALF}")
+    if out is not None and half:
+        to_half(sources, out, notice, dry_run=dry_run)
+    elif out is not None:
         to_bundle(sources, out, training=training, dry_run=dry_run)
     elif to_published is not None:
         from_bundle(sources, to_published, dry_run=dry_run)
@@ -54,14 +65,10 @@ def to_bundle(sources: list[Path], out: Path, *, training: bool, dry_run: bool) 
         UserError: If `out` exists or is no name for a bundle.
         CheckpointError: If the files can't be converted whole.
     """
-    from pipeline.errors import UserError
     from vsp_model.convert import plan_conversion, write
     from vsp_model.files import checksum_path
 
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out {out}: expected a name that ends in .safetensors")
-    if out.exists():
-        raise UserError(f"{out}: exists; name another file or remove it")
+    _check_new(out)
     plan = plan_conversion(sources, training=training)
     for line in plan.lines:
         typer.echo(line)
@@ -72,6 +79,40 @@ def to_bundle(sources: list[Path], out: Path, *, training: bool, dry_run: bool) 
     digest = write(plan, out)
     typer.echo(f"wrote {len(plan.specs)} tensors ({plan.info.config.kind}) -> {out}")
     typer.echo(f"sha256 {digest} (in {checksum_path(out).name})")
+
+
+def to_half(sources: list[Path], out: Path, notice: str, *, dry_run: bool) -> None:
+    """Write a model's bundle again with float16 weights, which are float32 when they are read.
+
+    Raises:
+        UserError: If `out` exists or is no name for a bundle, or there is not one source.
+        CheckpointError: If the source holds no whole model.
+    """
+    from pipeline.errors import UserError
+    from vsp_model.checkpoints import load, save_parts
+    from vsp_model.files import sha256_of
+
+    _check_new(out)
+    if len(sources) != 1:
+        raise UserError(f"--half takes one bundle, got {len(sources)} files")
+    model = load(sources[0])
+    if dry_run:
+        typer.echo(f"would write {sources[0]} as float16 -> {out}")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    origin = {sources[0].name: sha256_of(sources[0])}
+    parts = dict(model.named_children())
+    digest = save_parts(parts, model.config, out, half=True, sources=origin, notice=notice)
+    typer.echo(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
+
+
+def _check_new(out: Path) -> None:
+    from pipeline.errors import UserError
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: expected a name that ends in .safetensors")
+    if out.exists():
+        raise UserError(f"{out}: exists; name another file or remove it")
 
 
 def from_bundle(sources: list[Path], folder: Path, *, dry_run: bool) -> None:

@@ -105,6 +105,8 @@ class BundleInfo(Config):
     sources: dict[str, str] = Field(default_factory=dict)
     """Name and sha256 of each file that the bundle was made from."""
     notes: tuple[str, ...] = ()
+    notice: str = ""
+    """Terms of the weights that whoever runs them must see, one line; shown once a run."""
 
 
 class Spec(NamedTuple):

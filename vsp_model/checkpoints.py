@@ -132,6 +132,7 @@ def save_parts(
     half: bool = False,
     sources: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    notice: str = "",
 ) -> str:
     """Write the parts that there are as the bundle that holds them, whole or not at all.
 
@@ -143,6 +144,7 @@ def save_parts(
         half: store float16; reading gives float32 back, rounded.
         sources: name and sha256 of what it was made from.
         notes: for a reader.
+        notice: terms of the weights, one line.
 
     Returns:
         The sha256 of the file.
@@ -152,7 +154,10 @@ def save_parts(
     if half:
         state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
     info = BundleInfo(
-        config=_kind_of(parts, config), sources=dict(sources or {}), notes=tuple(notes)
+        config=_kind_of(parts, config),
+        sources=dict(sources or {}),
+        notes=tuple(notes),
+        notice=notice,
     )
     specs = specs_of(state)
     checksum_path(path).unlink(missing_ok=True)

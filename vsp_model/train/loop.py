@@ -171,8 +171,7 @@ class Trainer:
         # would be many times too long.
         players = {n: p for n, p in self.stage.players.items() if p.has_gradients()}
         self._reduce(total, sums, players)
-        if not self._update(total, step, players):
-            self._restore_buffers(before)
+        self._update(total, step, players, before)
         return total
 
     def _restore_buffers(self, before: Sequence[Tensor]) -> None:
@@ -193,20 +192,20 @@ class Trainer:
         for buffer, value in zip(self.stage.buffers(), sums, strict=True):
             buffer.copy_(value / self.parts.count)
 
-    def _update(self, terms: Terms, step: int, players: Players) -> bool:
-        """Move the players; False where the step is left out."""
+    def _update(self, terms: Terms, step: int, players: Players, before: Sequence[Tensor]) -> None:
+        """Move the players, or leave the step out with its running statistics."""
         moment = self._moment(step, 0)
         norms = {name: player.gradient_norm() for name, player in players.items()}
         if not torch.isfinite(torch.stack(list(norms.values()))).all():
+            self._restore_buffers(before)
             self._left_out(step, norms)
-            return False
+            return
         self._bad_steps = 0
         for name, player in players.items():
             rate = player.update(norms[name], moment.images_seen, moment.num_images)
             terms[f"norm/{name}"], terms[f"lr/{name}"] = norms[name], torch.tensor(rate)
         more = self.stage.after_update(moment, terms)
         self._means.add(terms | {name: torch.tensor(value) for name, value in more.items()})
-        return True
 
     def _left_out(self, step: int, norms: Mapping[str, Tensor]) -> None:
         """A step whose gradients are no numbers changes nothing; many in a row end the run."""

@@ -61,8 +61,16 @@ class Player:
         return self.adam.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``."""
+        """Go on from ``state_dict``.
+
+        Files hold tensors in plain order. The fused Adam walks through memory and does not look at
+        strides: a moment must lie as its parameter does, or it would move other weights.
+        """
         self.adam.load_state_dict(state)
+        for parameter, moments in self.adam.state.items():
+            for name, value in moments.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def learning_rate(config: AdamConfig, images_seen: int, num_images: int) -> float:

@@ -57,6 +57,9 @@ class ReconstructionConfig(StageConfig):
     kind: Literal["reconstruction"] = "reconstruction"
     weights: ReconstructionWeights = ReconstructionWeights()
     adam: AdamConfig = AdamConfig(lr=2e-3, betas=(0.0, 0.99))
+    """Of the prior, whose layers have an equalised learning rate: a step changes a weight by about
+    the rate itself, so that short runs want a higher one."""
+    encoder_adam: AdamConfig = AdamConfig(lr=1e-3, betas=(0.9, 0.99))
     ema: EMAConfig | None = EMAConfig()
     adversary: AdversaryConfig | None = None
 
@@ -73,7 +76,8 @@ class ReconstructionStage(Stage):
         self.encoder = cast(StyleEncoder, self.parts["encoder"]).train()
         self.prior = cast(StyleGAN2, self.parts["prior"]).train()
         nets = {"encoder": self.encoder, "prior": self.prior}
-        self.players["generator"] = Player(nets, config.adam)
+        self.players["prior"] = Player({"prior": self.prior}, config.adam)
+        self.players["encoder"] = Player({"encoder": self.encoder}, config.encoder_adam)
         self.adversary: Adversary | None = None
         if config.adversary and config.weights.adversarial:
             net = Discriminator(config.adversary.network).to(device)
