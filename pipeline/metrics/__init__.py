@@ -1,0 +1,1 @@
+"""Metrics of restored faces, one family a file; `table.METRICS` says what each one is."""
