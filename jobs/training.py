@@ -20,7 +20,7 @@ from vsp_model.bundle import open_bundle
 from vsp_model.files import sha256_of
 from vsp_model.networks import PARTS, load_part, part_config
 from vsp_model.train.diffuser import DiffuserConfig, DiffuserStage
-from vsp_model.train.encoder import EncoderConfig, EncoderStage
+from vsp_model.train.encoder import EncoderConfig, EncoderStage, begin_at_average
 from vsp_model.train.judges import JudgesConfig
 from vsp_model.train.prior import PriorConfig, PriorStage
 from vsp_model.train.reconstruction import ReconstructionConfig, ReconstructionStage
@@ -234,12 +234,14 @@ def build_stage(job: TrainingJob, judges: "Judges") -> Stage:
     """
     _check_groups(job.config)
     sources = find_parts(job)
-    parts = {}
+    parts: dict[str, Any] = {}
     for name in _USED[job.kind]:
         config: Config | None = getattr(job.config.model, name)
         if config is not None:
             source = sources.get(name)
             parts[name] = load_part(source, name) if source else _new(name, config, job)
+    if job.kind == "encoder" and "encoder" not in sources:
+        begin_at_average(parts["encoder"], parts["prior"], job.config.run.seed)
     with torch.random.fork_rng(devices=[]):  # for what the stage makes itself: a discriminator
         torch.manual_seed(job.config.run.seed)
         return _CLASSES[job.kind][1](job.config, parts, judges, job.device)

@@ -75,6 +75,7 @@ class EncoderStage(Stage):
         self.encoder = cast(StyleEncoder, self.parts["encoder"]).requires_grad_(True).train()
         self.prior = cast(StyleGAN2, self.frozen("prior"))
         self.players["encoder"] = Player({"encoder": self.encoder}, config.adam)
+        self.ema = config.ema
         if config.ema:
             self.averages = {"encoder": averaged_copy(self.encoder)}
 
@@ -109,9 +110,7 @@ class EncoderStage(Stage):
 
     def after_update(self, moment: Moment, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """See ``Stage``."""
-        if self.config.ema:
-            self.update_averages(self.config.ema, moment)
-        return {} if self.config.progressive is None else {"tokens": self.num_active(moment)}
+        return super().after_update(moment, terms) | {"tokens": self.num_active(moment)}
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> Terms:
@@ -132,6 +131,11 @@ class EncoderStage(Stage):
         encoder = cast(StyleEncoder, self.result()["encoder"])
         with inversion.evaluating(encoder), self.autocast():
             return inversion.picture(self.prior, encoder(image), size=image.shape[-1]).float()
+
+
+def begin_at_average(encoder: StyleEncoder, prior: StyleGAN2, seed: int) -> None:
+    """Let an encoder without training put out the prior's average code, as e4e's begin."""
+    encoder.latent_avg.copy_(inversion.average_code(prior, seed))
 
 
 def active_codes(codes: Tensor, average: Tensor, num_active: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ from vsp_model.train.batch import Batch
 from vsp_model.train.judges import Judges
 from vsp_model.train.stage import Terms, pooled
 
+_AVERAGED = 4_096
+
 
 def picture(
     prior: StyleGAN2, w_plus: Tensor, noise: list[Tensor] | None = None, size: int | None = None
@@ -28,6 +30,14 @@ def picture(
     image = prior(w_plus, noise, stop=stop, image=True).image
     assert image is not None
     return image
+
+
+@torch.no_grad()
+def average_code(prior: StyleGAN2, seed: int) -> Tensor:
+    """Mean style of many drawn z's, (D,): the middle of W, where codes are taken from."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(_AVERAGED, prior.config.style_dim, generator=generator)
+    return prior.mapping(z.to(prior.constant.device)).mean(dim=0)
 
 
 def validated(judges: Judges, image: Tensor, batch: Batch) -> Terms:

@@ -59,8 +59,6 @@ class PriorConfig(StageConfig):
     mixing_probability: float = Field(0.9, ge=0, le=1)
     """Of two styles in one picture."""
     path_length: PathLengthConfig | None = None
-    average_samples: int = Field(4_096, ge=1)
-    """Styles whose mean is written down as the prior's average code."""
 
 
 class PriorStage(Stage):
@@ -74,7 +72,10 @@ class PriorStage(Stage):
         super().__init__(config, parts, judges, device)
         self.prior = cast(StyleGAN2, self.parts["prior"]).train()
         self.players["prior"] = Player({"prior": self.prior}, config.adam)
-        self.adversary = Adversary(self, config.adversary, Discriminator(config.adversary.network))
+        self.ema = config.ema
+        self.adversary: Adversary = Adversary(
+            self, config.adversary, Discriminator(config.adversary.network)
+        )
         self.adversary.net.to(device)
         self.players[PLAYER] = self.adversary.player
         self.averages = {"prior": averaged_copy(self.prior)}
@@ -130,19 +131,10 @@ class PriorStage(Stage):
 
     def after_update(self, moment: Moment, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """See ``Stage``."""
-        self.update_averages(self.config.ema, moment)
         if self.config.path_length and "path_length" in terms:
             decay = self.config.path_length.decay
             self._mean_length = self._mean_length.lerp(terms["path_length"], decay)
-        return self.adversary.observe(terms)
-
-    @torch.no_grad()
-    def average_code(self) -> Tensor:
-        """Mean style of the averaged prior, (D,): where encoders begin."""
-        prior = cast(StyleGAN2, self.averages["prior"])
-        generator = torch.Generator().manual_seed(self.config.run.seed)
-        z = torch.randn(self.config.average_samples, prior.config.style_dim, generator=generator)
-        return prior.mapping(z.to(self.device)).mean(dim=0)
+        return super().after_update(moment, terms)
 
     def validate(self, batch: Batch) -> Terms:
         """Nothing to compare with: quality of a set is measured by ``vsp`` on drawn pictures."""
@@ -155,7 +147,7 @@ class PriorStage(Stage):
         generator = torch.Generator().manual_seed(self.config.run.seed)
         z = torch.randn(_PREVIEWS, prior.config.style_dim, generator=generator).to(self.device)
         w = prior.mapping(z)[:, None].expand(-1, prior.config.num_slots, -1)
-        average = self.average_code()
+        average = inversion.average_code(prior, self.config.run.seed)
         return {
             "drawn": self._picture(prior, w, generator),
             "truncated 0.7": self._picture(prior, average.lerp(w, 0.7), generator),
@@ -163,9 +155,9 @@ class PriorStage(Stage):
 
     def extra_state(self) -> dict[str, Any]:
         """See ``Stage``."""
-        return {PLAYER: self.adversary.state_dict(), "mean_length": self._mean_length}
+        return super().extra_state() | {"mean_length": self._mean_length}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """See ``Stage``."""
-        self.adversary.load_state_dict(state.get(PLAYER, {}))
+        super().load_extra_state(state)
         self._mean_length = state["mean_length"].to(self.device)

@@ -78,6 +78,7 @@ class ReconstructionStage(Stage):
         nets = {"encoder": self.encoder, "prior": self.prior}
         self.players["prior"] = Player({"prior": self.prior}, config.adam)
         self.players["encoder"] = Player({"encoder": self.encoder}, config.encoder_adam)
+        self.ema = config.ema
         self.adversary: Adversary | None = None
         if config.adversary and config.weights.adversarial:
             net = Discriminator(config.adversary.network).to(device)
@@ -114,11 +115,9 @@ class ReconstructionStage(Stage):
 
     def after_update(self, moment: Moment, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """See ``Stage``."""
-        if self.config.ema:
-            self.update_averages(self.config.ema, moment)
         energy = terms["code_energy"].cpu()
         self._energy = energy if self._energy is None else self._energy.lerp(energy, 0.01)
-        return self.adversary.observe(terms) if self.adversary else {}
+        return super().after_update(moment, terms)
 
     def result(self) -> Parts:
         """Encoder and prior, the codes between them brought to unit size.
@@ -153,14 +152,12 @@ class ReconstructionStage(Stage):
 
     def extra_state(self) -> dict[str, Any]:
         """See ``Stage``."""
-        own = {} if self._energy is None else {"code_energy": self._energy}
-        return own | ({PLAYER: self.adversary.state_dict()} if self.adversary else {})
+        return super().extra_state() | {"code_energy": self._energy}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """See ``Stage``."""
-        self._energy = state.get("code_energy")
-        if self.adversary:
-            self.adversary.load_state_dict(state.get(PLAYER, {}))
+        super().load_extra_state(state)
+        self._energy = state["code_energy"]
 
 
 @torch.no_grad()

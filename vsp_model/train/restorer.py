@@ -6,8 +6,7 @@ set of pictures: the generator's loss is taken against the discriminator of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -90,6 +89,7 @@ class RestorerStage(Stage):
             self.diffuser = cast(CodeDiffuser, self.frozen("diffuser"))
         self.net = cast(RestorationNet, self.parts["restoration"]).requires_grad_(True).train()
         self.players["restoration"] = Player({"restoration": self.net}, config.adam)
+        self.ema = config.ema
         self.adversary: Adversary | None = None
         if config.adversary and config.weights.adversarial:
             judge = Discriminator(config.adversary.network).to(device)
@@ -174,12 +174,6 @@ class RestorerStage(Stage):
         )
         return restored
 
-    def after_update(self, moment: Moment, terms: Mapping[str, Tensor]) -> dict[str, float]:
-        """See ``Stage``."""
-        if self.config.ema:
-            self.update_averages(self.config.ema, moment)
-        return self.adversary.observe(terms) if self.adversary else {}
-
     @torch.no_grad()
     def validate(self, batch: Batch) -> Terms:
         """See ``Stage``."""
@@ -199,12 +193,3 @@ class RestorerStage(Stage):
         net = cast(RestorationNet, self.result()["restoration"])
         with inversion.evaluating(net), self.autocast():
             return guidance.w_plus, self._restore(net, batch, random, guidance).float()
-
-    def extra_state(self) -> dict[str, Any]:
-        """See ``Stage``."""
-        return {PLAYER: self.adversary.state_dict()} if self.adversary else {}
-
-    def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """See ``Stage``."""
-        if self.adversary:
-            self.adversary.load_state_dict(state.get(PLAYER, {}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -57,6 +57,19 @@ class Moment(NamedTuple):
         return self.images_seen / self.num_images
 
 
+class Opponent(Protocol):
+    """What a stage's bookkeeping knows of its adversary (``vsp_model.train.adversary``)."""
+
+    def observe(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """Follow a step; figures for the log."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be resumed."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+
+
 class Stage(ABC):
     """One stage of training.
 
@@ -64,6 +77,8 @@ class Stage(ABC):
         parts: Every network of the result by its name in a bundle, trained or frozen.
         players: What moves, by name.
         averages: Averaged copies, by the part's name; they take the part's place in the result.
+        ema: How the averages follow.
+        adversary: The discriminator's side, where there is one.
     """
 
     needs: tuple[str, ...] = ()
@@ -79,6 +94,8 @@ class Stage(ABC):
         }
         self.players: dict[str, Player] = {}
         self.averages: Parts = {}
+        self.ema: EMAConfig | None = None
+        self.adversary: Opponent | None = None
         self._autocast = _autocast(config.run.precision, device)
 
     # ------------------------------------------------------------------ what a stage defines
@@ -102,14 +119,18 @@ class Stage(ABC):
             moment: of the step.
             terms: of the step, means over all workers.
         """
-        return {}
+        if self.ema:
+            self._update_averages(self.ema, moment)
+        return self.adversary.observe(terms) if self.adversary else {}
 
     def extra_state(self) -> dict[str, Any]:
         """What must be resumed beside networks and optimisers."""
-        return {}
+        return {"adversary": self.adversary.state_dict()} if self.adversary else {}
 
-    def load_extra_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - may be nothing
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on from ``extra_state``."""
+        if self.adversary:
+            self.adversary.load_state_dict(state["adversary"])
 
     # ------------------------------------------------------------------------- what they share
 
@@ -136,8 +157,7 @@ class Stage(ABC):
             for net in player.nets.values():
                 yield from running_statistics(net)
 
-    def update_averages(self, config: EMAConfig, moment: Moment) -> None:
-        """Let every average follow its part after a step."""
+    def _update_averages(self, config: EMAConfig, moment: Moment) -> None:
         size = self.config.run.batch_size
         seen = moment.images_seen + size
         decay = decay_of(config.half_life_images, size, seen, config.ramp)
