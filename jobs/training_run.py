@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
 
 from jobs.models import num_cores
 from jobs.training import TrainingJob, build_stage, find_parts, origin_of
@@ -177,11 +176,7 @@ def work(
     """
     threads = set_threads(job, local_workers)
     say = say if comm.rank == 0 else _nothing
-    try:
-        judges = load_judges(job.config.judges, job.device)
-    except SafetensorError as error:
-        raise UserError(f"judges: a file is no whole safetensors file ({error})") from None
-    stage = build_stage(job, judges)
+    stage = build_stage(job, load_judges(job.config.judges, job.device))
     store = open_store(job.out)
     checkpoints = open_checkpoints(store)
     say(_begin_line(job, stage, comm, threads))

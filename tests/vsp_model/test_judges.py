@@ -84,6 +84,8 @@ def test_wrong_files_are_named_in_one_line(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"judge\.safetensors: sha256 .* says 0000"):
         load_judges(JudgesConfig(lpips={"path": str(path), "sha256": "0000"}))
+    with pytest.raises(CheckpointError, match=r"judge\.safetensors: .*header"):
+        load_judges(JudgesConfig(lpips={"path": str(path)}))
     with pytest.raises(CheckpointError, match=r"judge\.safetensors: no MobileFaceNet"):
         load_judges(JudgesConfig(identity={"path": str(path), "net": "mobilefacenet"}))
 

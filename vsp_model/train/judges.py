@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -183,8 +185,8 @@ def load_judges(config: JudgesConfig, device: str = "cpu") -> Judges:
         path = _checked(config.lpips)
         try:
             lpips = LPIPS(LPIPSConfig(net=config.lpips.net)).load_path(path)
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+        except (ValueError, SafetensorError, UnpicklingError) as error:
+            raise CheckpointError(f"{path}: {str(error).splitlines()[0]}") from None
         lpips = lpips.to(torch.device(device)).to(memory_format=torch.channels_last)
     if config.identity.path:
         embedder = _embedder(config.identity, _checked(config.identity))
