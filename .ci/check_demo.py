@@ -39,7 +39,7 @@ def check(demo: Path) -> int:
     (photo,) = pq.read_table(demo / "photos-restored" / "_vsp" / "records").to_pylist()
     decisions = [face["decision"] for face in photo["faces"]]
     assert decisions == ["restored"], f"the photo's faces: {decisions}"
-    assert Image.open(demo / "photos-restored" / "portrait.jpg").size == (160, 160)
+    assert Image.open(demo / "photos-restored" / "portrait.jpg").size == (320, 320)
     picture = Image.open(demo / "before-after.png").convert("L")
     darkest, lightest = picture.getextrema()
     assert lightest - darkest > 100, f"the picture is blank ({darkest} to {lightest})"

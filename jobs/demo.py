@@ -18,8 +18,7 @@ MARK = ".vsp-demo"  # a folder that holds this file was made here and may be mad
 NUM_PORTRAITS = 4
 MAX_ROWS = 8
 SEED = 0
-# The face in scikit-image's portrait is larger than the small model's; so the photo is reduced.
-PHOTO_PX = 160
+PHOTO_PX, PHOTO_DETAIL_PX, PHOTO_QUALITY = 320, 160, 75  # a poor photo: twice enlarged, small file
 
 
 def command(
@@ -33,8 +32,7 @@ def command(
     ] = False,
 ) -> int:
     """Degrade a few faces, pack and restore them, restore a photo, and draw a picture."""
-    from jobs.models import model_values
-    from jobs.restore import warn_untrained
+    from jobs.models import model_size, model_values, tell_terms
     from jobs.running import RunFlags, run_job
     from pipeline.gather import plan_pack
     from pipeline.pack import pack
@@ -46,8 +44,8 @@ def command(
         typer.echo(f"would make {lq}, {shards}, {restored}, {out / 'photos'} and {picture}")
         return 0
     replica = ReplicaConfig.model_validate({"model": model_values(None), "seed": SEED})
-    warn_untrained(replica)
-    size = replica.model.config.size if replica.model.kind == "untrained" else 0
+    tell_terms(replica.model)
+    size = model_size(replica.model)
     originals = read_faces(faces, size) if faces else portraits(size)
     prepare(out)
     write_degraded(originals, lq, size)
@@ -88,16 +86,17 @@ def photo_job(replica: "ReplicaConfig", folder: Path, out: Path) -> "Job":
 
 
 def write_photo(folder: Path) -> None:
-    """Write the portrait as a photo whose face the small model may restore."""
+    """Write the portrait as the photo of a poor camera."""
     import cv2
     import skimage.data
 
-    from pipeline import images
-
+    small, large = (PHOTO_DETAIL_PX, PHOTO_DETAIL_PX), (PHOTO_PX, PHOTO_PX)
+    photo = cv2.resize(skimage.data.astronaut(), small, interpolation=cv2.INTER_AREA)
+    photo = cv2.resize(photo, large, interpolation=cv2.INTER_LINEAR)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, PHOTO_QUALITY]
+    _, data = cv2.imencode(".jpg", photo[:, :, ::-1], quality)
     folder.mkdir(parents=True)
-    size = (PHOTO_PX, PHOTO_PX)
-    photo = cv2.resize(skimage.data.astronaut(), size, interpolation=cv2.INTER_AREA)
-    (folder / "portrait.jpg").write_bytes(images.encode(photo, "jpeg"))
+    (folder / "portrait.jpg").write_bytes(data.tobytes())
 
 
 def portraits(size: int) -> dict[str, "tuple[Format, Pixels]"]:

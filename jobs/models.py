@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.replica import Bundle, Untrained
     from vsp_model.bundle import BundleInfo
 
-DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "configs" / "models" / "vspbfr-64.yaml"
+    ModelSpec = Bundle | Untrained
+
+BUILT_IN = "vspbfr-128.safetensors"
 
 
 def model_values(name: str | Path | None) -> dict[str, Any]:
     """Describe a model as the settings want it.
 
     Args:
-        name: A file, a name among `vsp weights`, or None for the default.
+        name: A file, a name among `vsp weights`, or None for the built-in model.
 
     Raises:
         UserError: If the file is missing, of neither kind or wrong inside.
@@ -23,7 +26,7 @@ def model_values(name: str | Path | None) -> dict[str, Any]:
     from pipeline.errors import UserError
     from pipeline.weights import resolve
 
-    path = DEFAULT_MODEL if name is None else resolve(name)
+    path = built_in_model() if name is None else resolve(name)
     if not path.is_file():
         raise UserError(f"{path}: no such model; give a .safetensors bundle or a model's .yaml")
     if path.suffix in (".yaml", ".yml"):
@@ -32,6 +35,46 @@ def model_values(name: str | Path | None) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return {"kind": "bundle", "path": path.resolve(), "sha256": read_bundle(path)[1]}
     raise UserError(f"{path}: neither .safetensors nor .yaml; make a bundle with `vsp convert`")
+
+
+def built_in_model() -> Path:
+    """The trained model that comes with the program: 128 pixels, 12 MB."""
+    import vsp_model
+
+    return Path(vsp_model.__file__).parent / "weights" / BUILT_IN
+
+
+def tell_terms(model: "ModelSpec") -> None:
+    """Say once a run what its user must know of the weights: their terms, or that there are none.
+
+    Args:
+        model: As the run's settings name it.
+    """
+    import typer
+
+    if model.kind == "untrained":
+        line = (
+            f"untrained model {model.path.name} (seed {model.seed}): this shows that the path "
+            "works, not what the method can do; give trained weights with --model"
+        )
+    else:
+        line = _info(model.path).notice
+    if line:
+        typer.echo(line, err=True)
+
+
+def model_size(model: "ModelSpec") -> int:
+    """Side of the faces that a model works on, in pixels."""
+    config = model.config if model.kind == "untrained" else _info(model.path).config
+    assert config.kind == "vspbfr", "what `model_values` names is whole"
+    return config.size
+
+
+def _info(path: Path) -> "BundleInfo":
+    from vsp_model.bundle import open_bundle
+
+    with open_bundle(path) as bundle:
+        return bundle.info
 
 
 def read_bundle(path: Path) -> "tuple[BundleInfo, str]":

@@ -15,6 +15,7 @@ from jobs.models import (
     model_values,
     num_cores,
     pick_device,
+    tell_terms,
 )
 from jobs.options import (
     AsJson,
@@ -29,7 +30,6 @@ from jobs.options import (
 
 if TYPE_CHECKING:
     from jobs.running import Job
-    from pipeline.replica import ReplicaConfig
 
 EXAMPLE = "vsp restore 'shards/{000000..000011}.tar' restored/ --seed 1"
 PHOTOS_PER_CHUNK = 8
@@ -176,7 +176,7 @@ def shards_job(source: str, out: str, values: dict[str, Any], overrides: Sequenc
     from pipeline.stages.restore import RestoreConfig, RestoreStage
 
     config = configs.resolve(values, RestoreConfig, overrides)
-    warn_untrained(config)
+    tell_terms(config.model)
     units = limited(shard_units(find_shards(source)), config.limit)
     root = source if Path(source).is_dir() else None
     stage = partial(RestoreStage, config)
@@ -199,7 +199,7 @@ def photos_job(source: str, out: str, values: dict[str, Any], overrides: Sequenc
     root = path if path.is_dir() else path.parent
     files = find_photos(path, IMAGE_SUFFIXES) if path.is_dir() else (path.name,)
     config = configs.resolve(values, PhotosConfig, overrides)
-    warn_untrained(config)
+    tell_terms(config.model)
     units = photo_units(root, files[: config.limit or None], PHOTOS_PER_CHUNK)
     stage = partial(PhotosStage, config)
     outer = source if path.is_dir() else None
@@ -260,13 +260,3 @@ def near(path: Path) -> str:
     there = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, there, n=1)
     return f"; did you mean {path.parent / close[0]}?" if close else ""
-
-
-def warn_untrained(config: "ReplicaConfig") -> None:
-    """Say so when the model has not been trained."""
-    if config.model.kind == "untrained":
-        typer.echo(
-            f"untrained model {config.model.path.name} (seed {config.model.seed}): this shows that "
-            "the path works, not what the method can do; give trained weights with --model",
-            err=True,
-        )

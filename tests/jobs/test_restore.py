@@ -26,11 +26,15 @@ def write_shard(path: Path, num_faces: int = 2, **others: bytes) -> None:
     path.write_bytes(file.getvalue())
 
 
+SMALL = Path(__file__).resolve().parents[2] / "configs" / "models" / "vspbfr-64.yaml"
+
+
 @pytest.fixture
 def restore(vsp, tmp_path):
-    def run(*options, source="in", out="out"):
+    def run(*options, source="in", out="out", model=SMALL):
+        named = ["--model", model] if model and "--model" not in options else []
         return vsp("restore", tmp_path / source, tmp_path / out, "--pool", "local",
-                   "--threads", 1, "--batch-size", 2, *options)  # fmt: skip
+                   "--threads", 1, "--batch-size", 2, *named, *options)  # fmt: skip
 
     return run
 

@@ -17,7 +17,8 @@ import pytest
 from pipeline.tar import TarWriter
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ("--pool", "local", "--threads", "1", "--batch-size", "2")
+SMALL = Path(__file__).resolve().parents[2] / "configs" / "models" / "vspbfr-64.yaml"
+FLAGS = ("--pool", "local", "--threads", "1", "--batch-size", "2", "--model", str(SMALL))
 
 
 @pytest.fixture
