@@ -267,6 +267,7 @@ MISTAKES = {
         None, [], "but the configuration says 000",
     ),
     "part": ("diffuser", {}, None, [], "the diffuser needs a trained encoder: give its run"),
+    "untrained parts": ("restorer", {}, None, [], "the restorer needs a trained encoder: give its"),
     "no bundle": ("encoder", {}, None, ["--from", "nothing"], "nothing: no such run"),
     "workers": ("prior", {}, None, ["--workers", "3"], "3 workers: batch_size 4 has 2 part(s)"),
     "group": (

@@ -36,12 +36,12 @@ class AdversaryConfig(Config):
 
 
 class Adversary:
-    """A discriminator that plays against a stage's pictures."""
+    """A new discriminator that plays against a stage's pictures; it joins the stage's players."""
 
-    def __init__(self, stage: Stage, config: AdversaryConfig, net: Discriminator) -> None:
+    def __init__(self, stage: Stage, config: AdversaryConfig) -> None:
         self.config = config
-        self.net = net
-        self.player = Player({PLAYER: net}, config.adam)
+        self.net = Discriminator(config.network).to(stage.device)
+        stage.players[PLAYER] = Player({PLAYER: self.net}, config.adam)
         self.controller = AugmentController(config.augment) if config.augment else None
         self._seed = stage.config.run.seed
         self._stage = stage

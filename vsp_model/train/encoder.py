@@ -15,7 +15,6 @@ from vsp_model.stylegan2 import StyleGAN2
 from vsp_model.train import inversion
 from vsp_model.train.batch import Batch
 from vsp_model.train.config import AdamConfig, EMAConfig
-from vsp_model.train.ema import averaged_copy
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
@@ -75,9 +74,7 @@ class EncoderStage(Stage):
         self.encoder = cast(StyleEncoder, self.parts["encoder"]).requires_grad_(True).train()
         self.prior = cast(StyleGAN2, self.frozen("prior"))
         self.players["encoder"] = Player({"encoder": self.encoder}, config.adam)
-        self.ema = config.ema
-        if config.ema:
-            self.averages = {"encoder": averaged_copy(self.encoder)}
+        self.keep_averages(config.ema, "encoder")
 
     def accumulate(self, batch: Batch, moment: Moment) -> Terms:
         """See ``Stage``."""

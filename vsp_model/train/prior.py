@@ -13,13 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from vsp_model.config import Config
-from vsp_model.discriminator import Discriminator
 from vsp_model.stylegan2 import StyleGAN2
 from vsp_model.train import inversion
-from vsp_model.train.adversary import PLAYER, Adversary, AdversaryConfig
+from vsp_model.train.adversary import Adversary, AdversaryConfig
 from vsp_model.train.batch import Batch
 from vsp_model.train.config import AdamConfig, EMAConfig
-from vsp_model.train.ema import averaged_copy
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
@@ -72,13 +70,8 @@ class PriorStage(Stage):
         super().__init__(config, parts, judges, device)
         self.prior = cast(StyleGAN2, self.parts["prior"]).train()
         self.players["prior"] = Player({"prior": self.prior}, config.adam)
-        self.ema = config.ema
-        self.adversary: Adversary = Adversary(
-            self, config.adversary, Discriminator(config.adversary.network)
-        )
-        self.adversary.net.to(device)
-        self.players[PLAYER] = self.adversary.player
-        self.averages = {"prior": averaged_copy(self.prior)}
+        self.adversary: Adversary = Adversary(self, config.adversary)
+        self.keep_averages(config.ema, "prior")
         self._mean_length = torch.zeros((), device=device)
 
     def accumulate(self, batch: Batch, moment: Moment) -> Terms:

@@ -16,15 +16,13 @@ from pydantic import Field
 from torch import Tensor
 
 from vsp_model.config import Config
-from vsp_model.discriminator import Discriminator
 from vsp_model.losses import code_l1
 from vsp_model.style_encoder import StyleBlock, StyleEncoder
 from vsp_model.stylegan2 import StyleGAN2
 from vsp_model.train import inversion
-from vsp_model.train.adversary import PLAYER, Adversary, AdversaryConfig
+from vsp_model.train.adversary import Adversary, AdversaryConfig
 from vsp_model.train.batch import Batch
 from vsp_model.train.config import AdamConfig, EMAConfig
-from vsp_model.train.ema import averaged_copy
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
@@ -75,17 +73,12 @@ class ReconstructionStage(Stage):
         super().__init__(config, parts, judges, device)
         self.encoder = cast(StyleEncoder, self.parts["encoder"]).train()
         self.prior = cast(StyleGAN2, self.parts["prior"]).train()
-        nets = {"encoder": self.encoder, "prior": self.prior}
         self.players["prior"] = Player({"prior": self.prior}, config.adam)
         self.players["encoder"] = Player({"encoder": self.encoder}, config.encoder_adam)
-        self.ema = config.ema
         self.adversary: Adversary | None = None
         if config.adversary and config.weights.adversarial:
-            net = Discriminator(config.adversary.network).to(device)
-            self.adversary = Adversary(self, config.adversary, net)
-            self.players[PLAYER] = self.adversary.player
-        if config.ema:
-            self.averages = {name: averaged_copy(net) for name, net in nets.items()}
+            self.adversary = Adversary(self, config.adversary)
+        self.keep_averages(config.ema, "encoder", "prior")
         self._energy: Tensor | None = None  # mean square of the codes, over the last steps
 
     def accumulate(self, batch: Batch, moment: Moment) -> Terms:

@@ -14,17 +14,14 @@ from torch import Tensor
 
 from vsp_model.code_diffuser import CodeDiffuser
 from vsp_model.config import Config
-from vsp_model.discriminator import Discriminator
-from vsp_model.losses import code_l1
 from vsp_model.randomness import RandomInputs, RandomShapes, draw, generator_for
 from vsp_model.restoration import RestorationNet
 from vsp_model.style_encoder import StyleEncoder
 from vsp_model.stylegan2 import StyleGAN2
 from vsp_model.train import inversion
-from vsp_model.train.adversary import PLAYER, Adversary, AdversaryConfig
+from vsp_model.train.adversary import Adversary, AdversaryConfig
 from vsp_model.train.batch import Batch
 from vsp_model.train.config import AdamConfig, EMAConfig
-from vsp_model.train.ema import averaged_copy
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
@@ -77,6 +74,7 @@ class RestorerStage(Stage):
     """Degraded face, prompt and prior -> restored face."""
 
     config: RestorerConfig
+    needs = ("encoder", "prior", "diffuser")
 
     def __init__(
         self, config: RestorerConfig, parts: Parts, judges: Judges, device: str = "cpu"
@@ -89,14 +87,10 @@ class RestorerStage(Stage):
             self.diffuser = cast(CodeDiffuser, self.frozen("diffuser"))
         self.net = cast(RestorationNet, self.parts["restoration"]).requires_grad_(True).train()
         self.players["restoration"] = Player({"restoration": self.net}, config.adam)
-        self.ema = config.ema
         self.adversary: Adversary | None = None
         if config.adversary and config.weights.adversarial:
-            judge = Discriminator(config.adversary.network).to(device)
-            self.adversary = Adversary(self, config.adversary, judge)
-            self.players[PLAYER] = self.adversary.player
-        if config.ema:
-            self.averages = {"restoration": averaged_copy(self.net)}
+            self.adversary = Adversary(self, config.adversary)
+        self.keep_averages(config.ema, "restoration")
         self._stop = min(config.model.size, config.model.prior.size)
         self._shapes = self._random_shapes()
 
@@ -119,7 +113,7 @@ class RestorerStage(Stage):
         with self.autocast():
             restored = self._restore(self.net, batch, random, guidance, self._keep(batch)).float()
         terms: dict[str, Tensor | None] = {
-            "l1": code_l1(restored, batch.hq),
+            "l1": (restored - batch.hq).abs().mean(),
             "lpips": self.judges.perceptual(restored, batch.hq),
             "identity": self.judges.identity(restored, batch.hq, batch.points),
         }

@@ -20,7 +20,7 @@ from vsp_model.randomness import generator_for
 from vsp_model.runtime import Precision
 from vsp_model.train.batch import Batch
 from vsp_model.train.config import EMAConfig, RunConfig
-from vsp_model.train.ema import decay_of, running_statistics, update_average
+from vsp_model.train.ema import averaged_copy, decay_of, running_statistics, update_average
 from vsp_model.train.judges import Judges, JudgesConfig
 from vsp_model.train.optimiser import Player
 from vsp_model.vspbfr import FORMAT, VSPBFRConfig
@@ -156,6 +156,12 @@ class Stage(ABC):
         for player in self.players.values():
             for net in player.nets.values():
                 yield from running_statistics(net)
+
+    def keep_averages(self, config: EMAConfig | None, *names: str) -> None:
+        """Average these parts from now on, if that is configured."""
+        if config:
+            self.ema = config
+            self.averages = {name: averaged_copy(self.parts[name]) for name in names}
 
     def _update_averages(self, config: EMAConfig, moment: Moment) -> None:
         size = self.config.run.batch_size
