@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = {"torch", "torchvision", "numpy", "safetensors", "pydantic", "lpips"}
 DATA = {"pyarrow", "webdataset", "cv2", "PIL", "simplejpeg", "fsspec", "yaml"}
-METRICS = {"facexlib", "skimage", "pyiqa"}
+METRICS = {
+    "facexlib", "skimage", "scipy", "torch_fidelity", "sklearn", "face_alignment", "onnxruntime",
+    "spandrel", "spandrel_extra_arches",
+}  # fmt: skip
 MAY_IMPORT = {
     "vsp_model": MODEL | {"vsp_model"},
     "pipeline": MODEL | DATA | METRICS | {"vsp_model", "pipeline"},
