@@ -9,15 +9,17 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from card_judges import features_of, scores_of
 from numpy.typing import NDArray
 
 from pipeline import images
 from pipeline.degradation import STAGE_2, degrade_pair
 from pipeline.metrics import intervals
 from pipeline.metrics.frechet import frechet_of
-from pipeline.metrics.identity import Identity, cosine
-from pipeline.metrics.perceptual import Perceptual
-from pipeline.metrics.pixels import psnr, ssim
+from pipeline.metrics.identity import IdentityJudge
+from pipeline.metrics.judge import Face
+from pipeline.metrics.perceptual import PerceptualJudge
+from pipeline.metrics.pixels import PixelJudge
 from pipeline.training.index import build_index
 from pipeline.weights import find
 from vsp_model.checkpoints import load
@@ -29,6 +31,7 @@ from vsp_model.train.inversion import picture
 from vsp_model.train.stage import normal
 
 SIZE, SEED, BATCH = 64, 0, 16
+METRICS = ("lpips", "identity", "psnr", "ssim")
 TRUNK = "squeezenet1_1_imagenet1k_fp16.safetensors"
 FACE_NET = "mobilefacenet_ms1m.safetensors"
 
@@ -74,28 +77,24 @@ class Judge:
     """Metrics of uint8 pictures against the truths, with intervals by bootstrap over images."""
 
     def __init__(self, faces: Faces) -> None:
-        from pipeline.metrics.features import SqueezeFeatures  # its torchvision takes seconds
+        from pipeline.metrics.features import SqueezeExtractor  # its torchvision takes seconds
 
         self.faces = faces
-        self.perceptual = Perceptual(find(TRUNK))
-        self.identity = Identity(find(FACE_NET))
-        self.features = SqueezeFeatures(find(TRUNK))
-        self.true_embeddings = self.identity.embed(faces.truths, faces.points)
-        self.true_features = self.features(faces.truths)
+        self._judges = (PixelJudge(), PerceptualJudge(find(TRUNK)), IdentityJudge(find(FACE_NET)))
+        self._extractor = SqueezeExtractor(find(TRUNK))
+        self.true_features = features_of(self._extractor, self._pairs(faces.truths))
         self._drawn = intervals.draws(len(faces.keys), seed=SEED)
 
     def __call__(self, pictures: Sequence[images.Pixels], **more: Values) -> Measured:
         """Each metric's values, and the features of the whole set; ``more`` joins the values."""
-        truths = self.faces.truths
-        pairs = list(zip(pictures, truths, strict=True))
-        embeddings = self.identity.embed(pictures, self.faces.points)
-        values = {
-            "lpips": self.perceptual(pictures, truths),
-            "identity": cosine(embeddings, self.true_embeddings),
-            "psnr": np.array([min(psnr(*pair), 100) for pair in pairs]),
-            "ssim": np.array([ssim(*pair) for pair in pairs]),
-        }
-        return Measured(values | more, self.features(pictures))
+        pairs = self._pairs(pictures)
+        scores = scores_of(self._judges, pairs)
+        values = {name: scores[f"{name}-squeeze" if name == "lpips" else name] for name in METRICS}
+        return Measured(values | more, features_of(self._extractor, pairs))
+
+    def _pairs(self, pictures: Sequence[images.Pixels]) -> list[Face]:
+        rows = zip(self.faces.keys, pictures, self.faces.truths, self.faces.points, strict=True)
+        return [Face(*row) for row in rows]
 
     def compare(self, measured: Mapping[str, Measured], base: str) -> dict[str, Any]:
         """Means with intervals; of all but ``base`` also the differences to it."""

@@ -76,11 +76,6 @@ def read_degraded(pattern: str, size: int) -> dict[str, tuple[Pixels, Pixels | N
     return found
 
 
-def stack_points(faces: Sequence[Face]) -> Values:
-    """(N, 5, 2)."""
-    return np.stack([face.points for face in faces])
-
-
 def degraded(face: Face, size: int, seed: int, ranges: DegradationConfig = STAGE_2) -> Pixels:
     """As `vsp degrade --size SIZE --seed SEED`."""
     return degrade(face.pixels, face.key, seed, size, ranges)

@@ -18,6 +18,7 @@ MAIN = ("psnr", "ssim", "lpips-squeeze", "lpips-alex", "lpips-vgg", "identity", 
 UNSEEN = ("nme-yunet", "nme-retinaface", "expression", "expression-distance", "detail", "finest",
           "niqe-small")  # fmt: skip
 SETS = ("squeeze-fd", "squeeze-kd", "identity-fd")
+COLUMNS = (*MAIN, *UNSEEN, *SETS)
 COMPARED = ("psnr", "ssim", "lpips-squeeze", "identity", "nme-yunet", "nme-retinaface",
             "expression-distance")  # fmt: skip
 STRESS = ("psnr", "ssim", "lpips-squeeze", "identity", "found-again")

@@ -44,10 +44,10 @@ from card_faces import (
     paired,
     read_degraded,
     read_faces,
-    stack_points,
     unsharp,
 )
-from card_tables import COMPARED, Card, as_json, markdown
+from card_judges import IDENTITY, Jury, scores_of
+from card_tables import COLUMNS, COMPARED, STRESS, Card, as_json, markdown
 
 from jobs.models import model_values
 from pipeline import compare, images
@@ -55,10 +55,12 @@ from pipeline.degradation import STAGE_2
 from pipeline.errors import UserError
 from pipeline.images import Pixels
 from pipeline.metrics import natural
+from pipeline.metrics.families import SQUEEZENET
 from pipeline.metrics.identity import cosine
 from pipeline.metrics.intervals import draws
-from pipeline.metrics.panel import Panel, Seen
-from pipeline.metrics.pixels import Values, psnr
+from pipeline.metrics.judge import Face as Pair
+from pipeline.metrics.perceptual import PerceptualJudge
+from pipeline.metrics.pixels import PixelJudge, Values
 from pipeline.metrics.table import BY_NAME
 from pipeline.plan import find_shards
 from pipeline.replica import Replica, ReplicaConfig
@@ -88,12 +90,13 @@ def restore(replica: Replica, lqs: Sequence[Pixels], keys: Sequence[str]) -> lis
 
 
 def stress_rows(
-    panel: Panel, replica: Replica, faces: Sequence[Face], truth: Seen, seed: int
+    jury: Jury, replica: Replica, faces: Sequence[Face], seed: int
 ) -> dict[str, dict[str, Values]]:  # fmt: skip
     """Inputs that training hardly showed: clean, tiny, and with more noise than was drawn."""
     keys, size = [face.key for face in faces], replica.size
-    once = restore(replica, truth.faces, keys)
-    tiny = [images.resize(images.resize(face, TINY_PX), size) for face in truth.faces]
+    truths = [face.pixels for face in faces]
+    once = restore(replica, truths, keys)
+    tiny = [images.resize(images.resize(face, TINY_PX), size) for face in truths]
     noisy = [degraded(face, size, seed, HEAVY_NOISE) for face in faces]
     pictures = {
         "clean, restored once": once,
@@ -103,15 +106,7 @@ def stress_rows(
         "noise of 30 to 40 levels": noisy,
         "noise of 30 to 40 levels, restored": restore(replica, noisy, keys),
     }
-    return {name: quick_scores(panel, faces, truth) for name, faces in pictures.items()}
-
-
-def quick_scores(panel: Panel, faces: Sequence[Pixels], truth: Seen) -> dict[str, Values]:
-    """The metrics that need no detector."""
-    seen = Seen(faces, truth.points)
-    if panel.identity:
-        seen.embeddings = panel.identity.embed(faces, truth.points)
-    return panel.per_image(seen, truth)
+    return {name: jury.see(shown, STRESS).scores for name, shown in pictures.items()}
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -122,51 +117,52 @@ def measure(options: argparse.Namespace) -> None:
     lqs = [degraded(face, replica.size, options.seed) for face in faces]
     if options.degraded:
         faces, lqs = paired(faces, read_degraded(options.degraded, replica.size))
-    panel = Panel(options.weights, fitted(options.fit, replica.size))
-    keys, points = [face.key for face in faces], stack_points(faces)
-    truth = panel.see([face.pixels for face in faces], points)
+    options.out.mkdir(parents=True, exist_ok=True)
+    jury = Jury(options.weights, faces, COLUMNS, fitted(options, replica.size))
+    keys = [face.key for face in faces]
     pictures = {name: [method(lq) for lq in lqs] for name, method in CLASSIC.items()}
     pictures["model"] = restore(replica, lqs, keys)
     for also in options.also:
         name, _, path = also.partition("=")
         pictures[name] = restore(open_model(path, options), lqs, keys)
-    seen = {name: panel.see(shown, points) for name, shown in pictures.items()}
-    rows = {name: panel.per_image(each, truth) for name, each in seen.items()}
-    rows["truth"] = panel.per_image(truth, truth)
-    stress = stress_rows(panel, replica, faces, truth, options.seed)
-    sets = {name: panel.per_set(each, truth, seed=options.seed) for name, each in seen.items()}
+    seen = {name: jury.see(shown, COLUMNS) for name, shown in pictures.items()}
+    rows = {name: each.scores for name, each in (seen | {"truth": jury.truth}).items()}
+    stress = stress_rows(jury, replica, faces, options.seed)
+    sets = {name: jury.distances(each, options.seed) for name, each in seen.items()}
     drawn = draws(len(faces), seed=options.seed, groups=[face.person for face in faces])
-    card = Card(rows, sets, stress, drawn, options.model, provenance(options, replica, panel))
+    card = Card(rows, sets, stress, drawn, options.model, provenance(options, replica, jury))
     card.facts |= {"faces": len(faces), "people": len({face.person for face in faces})}
-    if truth.embeddings is not None:
-        others = np.roll(truth.embeddings, len(faces) // 2, axis=0)
-        card.facts["identity of strangers"] = cosine(truth.embeddings, others).mean().round(3)
+    if (embeddings := jury.truth.features.get(IDENTITY)) is not None:
+        others = np.roll(embeddings, len(faces) // 2, axis=0)
+        card.facts["identity of strangers"] = np.nanmean(cosine(embeddings, others)).round(3)
     card.facts["seconds"] = round(time.monotonic() - began_s)
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "card.md").write_text(markdown(card))
     (options.out / "card.json").write_text(json.dumps(as_json(card, keys), indent=1) + "\n")
-    draw_extremes(options.out, rows, [lqs, pictures["model"], truth.faces], options.rank_by)
+    columns = [lqs, pictures["model"], [face.pixels for face in faces]]
+    draw_extremes(options.out, rows, columns, options.rank_by)
     print(markdown(card))
 
 
-def fitted(pattern: str, size: int) -> natural.NaturalModel | None:
-    """NIQE's model of clean small faces, other ones than the table's."""
-    if not pattern:
+def fitted(options: argparse.Namespace, size: int) -> Path | None:
+    """A file of NIQE's model of clean small faces, other ones than the table's."""
+    if not options.fit:
         return None
-    faces = read_faces(pattern, NUM_FITTED)
-    return natural.fit(at_size(face, size).pixels for face in faces)
+    faces = read_faces(options.fit, NUM_FITTED)
+    path: Path = options.out / "niqe-small.npz"
+    natural.save_model(path, natural.fit(at_size(face, size).pixels for face in faces))
+    return path
 
 
-def provenance(options: argparse.Namespace, replica: Replica, panel: Panel) -> dict[str, Any]:
+def provenance(options: argparse.Namespace, replica: Replica, jury: Jury) -> dict[str, Any]:
     """What the numbers hang on."""
     return {
         "model sha256": replica.config.model.sha256,
         "model run": replica.config.settings(),
         "truth": [Path(shard).name for shard in find_shards(options.truth)],
         "degradation": options.degraded or f"stage-2, seed {options.seed}",
-        "NIQE fitted on": options.fit,
-        "judges": panel.files,
-        "not computed": panel.missing,
+        "NIQE fitted on": options.fit or natural.SMALL_MODEL_PATH.name,
+        "judges": jury.files,
+        "not computed": jury.missing,
         "machine": f"{platform.processor() or platform.machine()}, {options.threads} threads",
         "torch": torch.__version__,
     }
@@ -223,10 +219,12 @@ def tune(options: argparse.Namespace) -> None:
         tries[f"bilateral {color} {space}"] = [bilateral(lq, color, space) for lq in lqs]
     for sigma, amount in product((1, 1.5, 2), (1, 2, 3)):
         tries[f"nlm + unsharp {sigma} {amount}"] = [unsharp(x, sigma, amount) for x in smooth]
-    perceptual = Panel(options.weights).perceptual["lpips-squeeze"]
+    trunk = next(path for name in SQUEEZENET.names if (path := options.weights / name).is_file())
+    judges = [PixelJudge(), PerceptualJudge(trunk, "squeeze")]
     for name, pictures in tries.items():
-        distance = perceptual(pictures, truths).mean()
-        decibels = np.mean([psnr(*pair) for pair in zip(pictures, truths, strict=True)])
+        pairs = [Pair("", *pair) for pair in zip(pictures, truths, strict=True)]
+        scores = scores_of(judges, pairs)
+        distance, decibels = scores["lpips-squeeze"].mean(), scores["psnr"].mean()
         print(f"{name:24}lpips {distance:.4f}  psnr {decibels:.2f}", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +13,16 @@ if TYPE_CHECKING:
 
 EXAMPLE = "vsp weights add downloads/restoration_net.pt"
 EXIT_DAMAGED = 1
+EXIT_FAILED = 1
+# Of what is known of a file; `sha256_known` is in full, or how it begins.
+_TOLD = ("what", "used_by", "code_licence", "weight_licence", "training_data", "source")
 Folder = Annotated[
     Path | None, typer.Option(help="Another folder than $VSP_WEIGHTS or the user's cache.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Tell it as JSON.")]
 
 app = typer.Typer(
-    help="""List, add and verify weight files.
+    help="""List, add, verify and test weight files.
 
     They are kept in $VSP_WEIGHTS, or in vsp/weights of the user's cache, each with its sha256.
     Nothing is downloaded and nothing in a file is run: for a missing one, `list` says where to get
@@ -37,7 +41,7 @@ def list_command(folder: Folder = None, as_json: AsJson = False) -> None:
     folder = folder or default_folder()
     found = entries(folder)
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "files": _as_dicts(found)}, indent=1))
+        typer.echo(json.dumps({"folder": str(folder), "files": _as_dicts(found, folder)}, indent=1))
         return
     for entry in found:
         typer.echo(_line(entry))
@@ -79,7 +83,7 @@ def verify_command(folder: Folder = None, as_json: AsJson = False) -> int:
     found = verify_all(folder)
     damaged = [entry for entry in found if entry.state == "damaged"]
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "files": _as_dicts(found)}, indent=1))
+        typer.echo(json.dumps({"folder": str(folder), "files": _as_dicts(found, folder)}, indent=1))
     else:
         for entry in damaged:
             typer.echo(f"vsp: {entry.path}: {entry.problem}; add it again", err=True)
@@ -92,29 +96,52 @@ def verify_command(folder: Folder = None, as_json: AsJson = False) -> int:
     return EXIT_DAMAGED if damaged else 0
 
 
+@app.command("self-test", epilog="Example: vsp weights self-test yunet_n_dynamic.onnx")
+def self_test_command(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="One file; every one that is there.")
+    ] = "",
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compute known values with the files that are there. Exit code: 0 all as known, 1 some not."""
+    from pipeline.golden import self_test
+
+    tested = self_test(name, folder)
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in tested], indent=1))
+    else:
+        for each in tested:
+            typer.echo(f"{each.verdict:<6} {each.name}: {each.line}")
+    return EXIT_FAILED if any(each.verdict == "FAILED" for each in tested) else 0
+
+
 def _line(entry: "Entry") -> str:
     head = f"{entry.state:<10} {entry.name}"
     if entry.size_bytes is not None:
         head += f" ({entry.size_bytes / 1e6:.1f} MB)"
     if entry.known is None:
         return head
-    text = f"{head}: {entry.known.what}; for {entry.known.used_by}; {entry.known.licence}"
-    return f"{text}; get it from {entry.known.source}" if entry.path is None else text
+    known = entry.known
+    text = (
+        f"{head}: {known.what}; for {known.used_by}; code {known.code_licence}; "
+        f"weights {known.weight_licence}; trained on {known.training_data}"
+    )
+    return f"{text}; get it from {known.source}" if entry.path is None else text
 
 
-def _as_dicts(found: "Sequence[Entry]") -> list[dict[str, Any]]:
+def _as_dicts(found: "Sequence[Entry]", folder: Path) -> list[dict[str, Any]]:
     return [
         {
             "name": entry.name,
             "state": entry.state,
             "path": str(entry.path) if entry.path else None,
+            "looked_for": str(folder / entry.name),
             "size_bytes": entry.size_bytes,
             "sha256": entry.sha256 or None,
             "problem": entry.problem or None,
-            "what": entry.known.what if entry.known else None,
-            "used_by": entry.known.used_by if entry.known else None,
-            "licence": entry.known.licence if entry.known else None,
-            "source": entry.known.source if entry.known else None,
+            **{name: getattr(entry.known, name, None) or None for name in _TOLD},
+            "sha256_known": (entry.known.sha256 if entry.known else "") or None,
         }
         for entry in found
     ]

@@ -1,7 +1,8 @@
 """Weight files in one folder, known by their sha256. Nothing is downloaded and nothing unpickled.
 
 FOLDER/NAME           a file, copied in whole
-FOLDER/NAME.sha256    its checksum when it was added, as `sha256sum -c` reads it
+FOLDER/NAME.sha256    its checksum when it was added, as `sha256sum -c` reads it; another file is
+                      refused under this name as long as it is there
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from pipeline.errors import UserError
+from pipeline.known_weights import KNOWN, KnownFile, known_content, known_file
 from vsp_model.files import (
     CheckpointError,
     checksum_path,
@@ -26,98 +28,6 @@ from vsp_model.files import (
 FOLDER_VARIABLE = "VSP_WEIGHTS"
 BUNDLE_SUFFIX = ".safetensors"
 State = Literal["present", "bundled", "missing", "unrecorded", "damaged"]
-
-
-@dataclass(frozen=True, slots=True)
-class KnownFile:
-    """A file that some command can use.
-
-    Attributes:
-        name: Its name in the folder.
-        what: What is in it.
-        used_by: What it is needed for.
-        licence: As its authors give it.
-        source: Where the user gets it.
-        sha256: What its checksum is, or begins with; "" where nobody has told.
-        size_bytes: Its size, where known.
-        bundled: Where it lies if it comes with this program.
-    """
-
-    name: str
-    what: str
-    used_by: str
-    licence: str
-    source: str
-    sha256: str = ""
-    size_bytes: int | None = None
-    bundled: Path | None = None
-
-
-_VSPBFR = "huggingface.co/Wanglong2/VSPBFR (project page: github.com/LonglongaaaGo/VSPBFR)"
-_VSPBFR_LICENCE = "release MIT; trained on FFHQ (CC BY-NC-SA 4.0)"
-_TORCHVISION_LICENCE = "torchvision BSD-3-Clause; trained on ImageNet"
-_RETINAFACE_LICENCE = "facexlib MIT; trained on WIDER FACE"
-# Checksums are those of files that were at hand. torchvision puts the first eight digits of its
-# files' checksums into their names.
-KNOWN = (
-    KnownFile(
-        "style_encoder_decoder.pt", "VSPBFR: style encoder and StyleGAN2 prior",
-        "vsp convert", _VSPBFR_LICENCE, _VSPBFR,
-    ),
-    KnownFile(
-        "code_diffuser.pt", "VSPBFR: code diffuser", "vsp convert", _VSPBFR_LICENCE, _VSPBFR
-    ),
-    KnownFile(
-        "restoration_net.pt", "VSPBFR: restoration network",
-        "vsp convert", _VSPBFR_LICENCE, _VSPBFR,
-    ),
-    KnownFile(
-        "Arcface.pth", "identity network of VSPBFR's loss (ResNet-101)",
-        "vsp convert, training", _VSPBFR_LICENCE, _VSPBFR,
-    ),
-    KnownFile(
-        "e4e_ffhq_encode.pt", "e4e: style encoder and StyleGAN2 prior for FFHQ",
-        "vsp convert", "MIT; trained on FFHQ (CC BY-NC-SA 4.0)",
-        "github.com/omertov/encoder4editing, section Pretrained Models",
-    ),
-    KnownFile(
-        "model_ir_se50.pth", "ArcFace IR-SE50: start of e4e's training, identity loss",
-        "training", "repository MIT",
-        "github.com/TreB1eN/InsightFace_Pytorch, linked from github.com/omertov/encoder4editing",
-    ),
-    KnownFile(
-        "yunet_n_dynamic.onnx", "YuNet: finds faces and five points",
-        "vsp restore (photos)", "Apache-2.0 / BSD, see NOTICE",
-        "github.com/ShiqiYu/libfacedetection.train, onnx/; it comes with this program",
-        "104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2b12", 322906,
-        Path(__file__).parent / "faces" / "yunet_n_dynamic.onnx",
-    ),
-    KnownFile(
-        "detection_Resnet50_Final.pth", "RetinaFace, ResNet-50: finds faces and five points",
-        "vsp restore (photos, RetinaFace)", _RETINAFACE_LICENCE,
-        "github.com/xinntao/facexlib/releases, v0.1.0",
-    ),
-    KnownFile(
-        "detection_mobilenet0.25_Final.pth", "RetinaFace, MobileNet 0.25",
-        "vsp restore (photos, RetinaFace)", _RETINAFACE_LICENCE,
-        "github.com/xinntao/facexlib/releases, v0.1.0",
-    ),
-    KnownFile(
-        "vgg16-397923af.pth", "VGG-16: trunk of LPIPS",
-        "training", _TORCHVISION_LICENCE,
-        "download.pytorch.org/models/vgg16-397923af.pth", "397923af",
-    ),
-    KnownFile(
-        "alexnet-owt-7be5be79.pth", "AlexNet: trunk of LPIPS",
-        "training", _TORCHVISION_LICENCE,
-        "download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79",
-    ),
-    KnownFile(
-        "squeezenet1_1-b8a52dc0.pth", "SqueezeNet 1.1: trunk of LPIPS",
-        "training", _TORCHVISION_LICENCE,
-        "download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth", "b8a52dc0",
-    ),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +64,6 @@ def default_folder() -> Path:
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "vsp" / "weights"
-
-
-def known_file(name: str) -> KnownFile | None:
-    """What is known of a name."""
-    return next((known for known in KNOWN if known.name == name), None)
 
 
 def entries(folder: Path | None = None) -> list[Entry]:
@@ -291,7 +196,7 @@ def add(
         raise UserError(f"{source}: no such file; give the path of a weight file")
     _check_recorded(source)
     digest = sha256_of(source)
-    by_content = next((k for k in KNOWN if k.sha256 and digest.startswith(k.sha256)), None)
+    by_content = known_content(digest, source.name)
     name = name or (by_content.name if by_content else source.name)
     _check_name(name)
     known = known_file(name)
@@ -302,11 +207,15 @@ def add(
         )
     target = folder / name
     there = sha256_of(target) if target.is_file() else ""
-    if there and there != digest:
-        raise UserError(f"{target}: another file has this name; give another --name or remove it")
+    pinned = _recorded(target) or there
+    if pinned and pinned != digest:
+        raise UserError(
+            f"{target}: another file has this name, sha256 {pinned}; give another --name, or "
+            f"remove it and {checksum_path(target).name}"
+        )
     if not dry_run:
-        _copy(source, target, digest)
-    return Added(target, digest, known, is_new=not there)
+        _add(source, target, digest, is_whole=there == digest)
+    return Added(target, digest, known, is_new=there != digest)
 
 
 def _check_name(name: str) -> None:
@@ -324,12 +233,13 @@ def _check_recorded(source: Path) -> None:
             raise UserError(str(error)) from None
 
 
-def _copy(source: Path, target: Path, digest: str) -> None:
+def _add(source: Path, target: Path, digest: str, *, is_whole: bool) -> None:
+    """Put a file in its place, unless it is there whole, and its checksum beside it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target.parent}: {error.strerror}; set {FOLDER_VARIABLE}") from None
-    if not target.is_file():
+    if not is_whole:
         with source.open("rb") as here, whole_or_absent(target) as there:
             copied = _Hashing(there)
             shutil.copyfileobj(here, cast(BinaryIO, copied), 2**20)

@@ -4,20 +4,20 @@ O. Arriaga et al.: "Real-time Convolutional Neural Networks for Emotion and Gend
 (2017), trained on FER2013. A weak classifier (half of labelled faces right), used for agreement.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.images import Pixels
-from pipeline.metrics.perceptual import BATCH, to_batch
-from pipeline.metrics.pixels import Values
+from pipeline.metrics.judge import Face, Score
+from pipeline.metrics.networks import fill, places_of, to_tensor
+from pipeline.metrics.pixels import OWN_LIBRARY, Values
+from vsp_model.files import sha256_of
 from vsp_model.train.judges import warp_faces
 
 SIZE = 64
@@ -78,8 +78,11 @@ class MiniXception(nn.Module):
         return y.mean(dim=(2, 3))
 
 
-class Expression:
-    """The classifier on faces cut out by the truth's five points."""
+class ExpressionJudge:
+    """The classifier on faces cut out by the truth's five points; see `judge.Judge`."""
+
+    metrics = ("expression", "expression-distance")
+    library = OWN_LIBRARY
 
     def __init__(self, path: Path) -> None:
         """Read the weights.
@@ -88,36 +91,26 @@ class Expression:
             UserError: If the file holds no mini-XCEPTION.
         """
         self._net = MiniXception()
-        try:
-            missing = self._net.load_state_dict(load_file(path), strict=False)
-        except Exception as error:  # safetensors and torch fail in ways of their own
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: no mini-XCEPTION ({reason})") from None
-        # The file leaves the batch norms' counters out, which evaluation does not read.
-        absent = [name for name in missing.missing_keys if "num_batches" not in name]
-        if absent or missing.unexpected_keys:
-            raise UserError(f"{path}: no mini-XCEPTION ({[*absent, *missing.unexpected_keys][0]})")
+        fill(self._net, path, "mini-XCEPTION")
+        self.files = {path.name: sha256_of(path)}
+
+    def score(self, face: Face) -> Mapping[str, Score]:
+        """See `judge.Judge`."""
+        places = places_of(face)
+        if places is None:
+            return dict.fromkeys(self.metrics, Score.no("no_face"))
+        found, true = (self._probabilities(face.image(role), places) for role in ("restored", "gt"))
+        scores = float(found.argmax() == true.argmax()), distance(found, true)
+        return {name: Score.of(value) for name, value in zip(self.metrics, scores, strict=True)}
 
     @torch.inference_mode()
-    def probabilities(self, faces: Sequence[Pixels], points: Values) -> Values:
-        """Of the seven emotions, (N, 7); arguments as in `identity.Identity.embed`."""
-        found = []
-        weights = torch.tensor(_GRAY)[:, None, None]
-        for start in range(0, len(faces), BATCH):
-            chosen = slice(start, start + BATCH)
-            places = torch.from_numpy(points[chosen].astype(np.float32))
-            cut = warp_faces(to_batch(faces[chosen]), places, SIZE)
-            logits = self._net((cut * weights).sum(dim=1, keepdim=True))
-            found.append(logits.softmax(dim=1).double().numpy())
-        return np.concatenate(found)
+    def _probabilities(self, picture: Pixels, places: Tensor) -> Values:
+        """Of the seven emotions, (7,)."""
+        cut = warp_faces(to_tensor(picture), places, SIZE)
+        gray = (cut * torch.tensor(_GRAY)[:, None, None]).sum(dim=1, keepdim=True)
+        return np.asarray(self._net(gray).softmax(dim=1)[0].double())
 
 
-def agreement(probabilities: Values, true_probabilities: Values) -> Values:
-    """1 where both have the same likeliest emotion, else 0, (N,)."""
-    same = probabilities.argmax(axis=1) == true_probabilities.argmax(axis=1)
-    return np.asarray(same, np.float64)
-
-
-def distance(probabilities: Values, true_probabilities: Values) -> Values:
-    """Total variation of the two distributions, 0 to 1, (N,)."""
-    return np.asarray(np.abs(probabilities - true_probabilities).sum(axis=1) / 2, np.float64)
+def distance(probabilities: Values, true_probabilities: Values) -> float:
+    """Total variation of two distributions, 0 to 1."""
+    return float(np.abs(probabilities - true_probabilities).sum() / 2)

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pipeline.metrics.judge import Extractor, Judge
 
 Paths = Mapping[str, Path]
+_YUNET = Path(__file__).parent.parent / "faces" / "yunet_n_dynamic.onnx"
+_NIQE_SMALL = Path(__file__).with_name("niqe_small_faces.npz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,45 +24,36 @@ class Need:
     names: tuple[str, ...]
 
 
+Built = TypeVar("Built", Judge, Extractor)
+
+
 @dataclass(frozen=True, slots=True)
-class Family:
-    """Metrics that are computed together.
+class Family(Generic[Built]):
+    """Metrics that are computed together: by a judge, or of sets from an extractor's features.
 
     Attributes:
         name: Of the family.
         metrics: Names in `table.BY_NAME`.
-        build: Makes the judge, from the path of each needed file.
+        build: Makes the judge or extractor, from the path of each needed file.
         needs: Files it cannot do without.
         packages: Importable names it cannot do without.
         extra: The optional dependency that brings them.
         by_default: Whether `--metrics default` takes it where it is at hand.
+        uses_points: Whether it looks at `Face.points`.
+        dtype: Of what its values are computed in.
+        bundled: Weight files that come with the program.
     """
 
     name: str
     metrics: tuple[str, ...]
-    build: Callable[[Paths], Judge]
+    build: Callable[[Paths], Built]
     needs: tuple[Need, ...] = ()
     packages: tuple[str, ...] = ()
     extra: str = ""
     by_default: bool = True
-
-    @property
-    def absent_packages(self) -> tuple[str, ...]:
-        """Packages that are not installed."""
-        return tuple(name for name in self.packages if find_spec(name) is None)
-
-
-@dataclass(frozen=True, slots=True)
-class SetFamily:
-    """Features and the metrics of sets that are computed from them; see `Family`."""
-
-    name: str
-    metrics: tuple[str, ...]
-    build: Callable[[Paths], Extractor]
-    needs: tuple[Need, ...] = ()
-    packages: tuple[str, ...] = ()
-    extra: str = ""
-    by_default: bool = True
+    uses_points: bool = False
+    dtype: str = "float32"
+    bundled: tuple[Path, ...] = ()
 
     @property
     def absent_packages(self) -> tuple[str, ...]:
@@ -85,8 +79,15 @@ INCEPTION = Need(
 FAN = Need("network", ("2DFAN4-11f355bf06.pth.tar",))
 SFD = Need("detector", ("s3fd-619a316812.pth",))
 WFLW = Need("network", ("alignment_WFLW_4HG.pth",))
-HSEMOTION = Need("network", ("enet_b0_8_best_afew.onnx", "enet_b0_8_best_vgaf.onnx"))
-ARCFACE18 = Need("network", ("arcface_resnet18_gray128.pth", "resnet18_110.pth"))
+HSEMOTION = Need(
+    "network",
+    (
+        "enet_b0_8_best_afew.onnx", "enet_b0_8_best_vgaf.onnx", "enet_b2_8.onnx", "enet_b2_7.onnx",
+    ),
+)  # fmt: skip
+IQA_PYTHON = Need("python", ())
+"""Python of the environment that holds pyiqa: named by the user, found in no folder."""
+ARCFACE18 = Need("network", ("resnet18_110.pth", "arcface_resnet18.pth"))
 
 
 def _pixels(paths: Paths) -> Judge:
@@ -209,43 +210,87 @@ def _identity_features(paths: Paths) -> Extractor:
     return IdentityExtractor(paths["network"])
 
 
+def _musiq(paths: Paths) -> Judge:
+    from pipeline.metrics.nr_iqa import IqaJudge
+
+    return IqaJudge(paths["python"], "musiq")
+
+
+def _maniqa(paths: Paths) -> Judge:
+    from pipeline.metrics.nr_iqa import IqaJudge
+
+    return IqaJudge(paths["python"], "maniqa")
+
+
+def _clipiqa(paths: Paths) -> Judge:
+    from pipeline.metrics.nr_iqa import IqaJudge
+
+    return IqaJudge(paths["python"], "clipiqa")
+
+
+def _topiq(paths: Paths) -> Judge:
+    from pipeline.metrics.nr_iqa import IqaJudge
+
+    return IqaJudge(paths["python"], "topiq")
+
+
 def _landmark_metrics(detector: str) -> tuple[str, ...]:
     return f"dsr-{detector}", f"nme-{detector}", f"nme-{detector}-all"
 
 
-FAMILIES = (
-    Family("pixels", ("psnr", "ssim"), _pixels),
-    Family("bands", ("detail", "finest"), _bands),
+FAMILIES: tuple[Family[Judge], ...] = (
+    Family("pixels", ("psnr", "ssim"), _pixels, dtype="float64"),
+    Family("bands", ("detail", "finest"), _bands, dtype="float64"),
     Family("lpips-squeeze", ("lpips-squeeze",), _squeeze, (SQUEEZENET,)),
     Family("lpips-alex", ("lpips-alex",), _alex, (ALEXNET,)),
     Family("lpips-vgg", ("lpips-vgg",), _vgg, (VGG,)),
-    Family("niqe", ("niqe",), _niqe, (NIQE,)),
-    Family("niqe-small", ("niqe-small",), _niqe_small),
-    Family("identity", ("identity", "identity-angle"), _identity, (MOBILEFACENET,)),
-    Family("expression", ("expression", "expression-distance"), _expression, (MINI_XCEPTION,)),
-    Family("yunet", _landmark_metrics("yunet"), _yunet),
+    Family("niqe", ("niqe",), _niqe, (NIQE,), dtype="float64"),
+    Family(
+        "niqe-small", ("niqe-small",), _niqe_small, dtype="float64", bundled=(_NIQE_SMALL,),
+    ),
+    Family(
+        "identity", ("identity", "identity-angle"), _identity, (MOBILEFACENET,),
+        uses_points=True,
+    ),
+    Family(
+        "expression", ("expression", "expression-distance"), _expression, (MINI_XCEPTION,),
+        uses_points=True,
+    ),
+    Family("yunet", _landmark_metrics("yunet"), _yunet, bundled=(_YUNET,)),
     Family("retinaface", _landmark_metrics("retinaface"), _retinaface, (RETINAFACE,)),
     Family("fan", _landmark_metrics("fan"), _fan, (FAN, SFD), ("face_alignment",), "eval"),
     Family("wflw", ("lmd",), _wflw, (WFLW,)),
-    Family("emotion", ("emotion",), _emotion, (HSEMOTION,), ("onnxruntime",), "eval"),
+    Family(
+        "emotion", ("emotion",), _emotion, (HSEMOTION,), ("onnxruntime",), "eval",
+        uses_points=True,
+    ),
     Family(
         "degrees", ("deg-vqfr", "idd-rfpp", "ids-codeformer"), _degrees, (ARCFACE18,),
         by_default=False,
     ),
 )  # fmt: skip
-SET_FAMILIES = (
-    SetFamily(
+IQA_FAMILIES: tuple[Family[Judge], ...] = (
+    Family("musiq", ("musiq",), _musiq, (IQA_PYTHON,)),
+    Family("maniqa", ("maniqa",), _maniqa, (IQA_PYTHON,)),
+    Family("clipiqa", ("clipiqa",), _clipiqa, (IQA_PYTHON,)),
+    Family("topiq", ("topiq",), _topiq, (IQA_PYTHON,)),
+)
+SET_FAMILIES: tuple[Family[Extractor], ...] = (
+    Family(
         "inception", ("fid", "fid-paired", "kid-paired", "uids", "pids", "uids-cv", "pids-cv"),
         _inception, (INCEPTION,), ("torch_fidelity",), "eval",
     ),
-    SetFamily(
+    Family(
         "inception-tf", ("fid-tf", "fid-tf-paired"), _inception_tf, (INCEPTION,),
         ("torch_fidelity",), "eval", by_default=False,
     ),
-    SetFamily(
+    Family(
         "inception-clean", ("fid-clean", "fid-clean-paired"), _inception_clean, (INCEPTION,),
         ("torch_fidelity",), "eval", by_default=False,
     ),
-    SetFamily("squeeze", ("squeeze-fd", "squeeze-kd"), _squeeze_features, (SQUEEZENET,)),
-    SetFamily("identity-set", ("identity-fd", "found-again"), _identity_features, (MOBILEFACENET,)),
+    Family("squeeze", ("squeeze-fd", "squeeze-kd"), _squeeze_features, (SQUEEZENET,)),
+    Family(
+        "identity-set", ("identity-fd", "found-again"), _identity_features, (MOBILEFACENET,),
+        uses_points=True,
+    ),
 )  # fmt: skip

@@ -1,28 +1,30 @@
 """Whether it is the same person: angle between identity embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
-from pipeline.errors import UserError
-from pipeline.images import Pixels
-from pipeline.metrics.perceptual import BATCH, to_batch
-from pipeline.metrics.pixels import Values
-from vsp_model.mobilefacenet import MobileFaceNet
+from pipeline.metrics.judge import Face, Feature, Role, Score
+from pipeline.metrics.networks import fill, places_of, to_tensor
+from pipeline.metrics.pixels import OWN_LIBRARY, Values
+from vsp_model.files import sha256_of
+from vsp_model.mobilefacenet import EMBEDDING_DIM, MobileFaceNet
 from vsp_model.train.judges import FaceEmbedder
 
 Embeddings = NDArray[np.float64]
 
 
-class Identity:
+class FaceNet:
     """MobileFaceNet on the face warped to ArcFace's crop of 112.
 
     Both faces of a pair are warped by the points of the truth: a restorer that moves the eyes is
     not helped by points that follow them.
+
+    Attributes:
+        files: The weight file and its sha256.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,34 +34,79 @@ class Identity:
             UserError: If the file holds no MobileFaceNet.
         """
         net = MobileFaceNet()
-        try:
-            net.load_state_dict(load_file(path))
-        except Exception as error:  # safetensors and torch fail in ways of their own
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: no MobileFaceNet ({reason})") from None
+        fill(net, path, "MobileFaceNet")
         self._embedder = FaceEmbedder(net).to(memory_format=torch.channels_last)
+        self._sha256 = sha256_of(path)
+        self.files = {path.name: self._sha256}
+
+    def embedding(self, face: Face, role: Role) -> Feature | None:
+        """(128,) of length 1, made once for whoever asks; None if the points are unknown."""
+        place = f"mobilefacenet/{self._sha256}/{role}"
+        if place not in face.shared:
+            face.shared[place] = self._embed(face, role)
+        found: Feature | None = face.shared[place]
+        return found
 
     @torch.inference_mode()
-    def embed(self, faces: Sequence[Pixels], points: Values) -> Embeddings:
-        """Embeddings of length 1, (N, 128).
+    def _embed(self, face: Face, role: Role) -> Feature | None:
+        places = places_of(face)
+        if places is None:
+            return None
+        found: Feature = self._embedder(to_tensor(face.image(role)), places)[0].numpy()
+        return found
 
-        Args:
-            faces: uint8 (S, S, 3) RGB, all of one size.
-            points: (N, 5, 2), the truth's five points as (x, y) in pixels of the faces, the first
-                pixel spanning 0 to 1; NaN for a face that lies as in FFHQ's crop.
+
+class IdentityJudge:
+    """Likeness of a face with its truth; see `judge.Judge`."""
+
+    metrics = ("identity", "identity-angle")
+    library = OWN_LIBRARY
+
+    def __init__(self, path: Path) -> None:
+        """Read the weights.
+
+        Raises:
+            UserError: If the file holds no MobileFaceNet.
         """
-        found = []
-        for start in range(0, len(faces), BATCH):
-            chosen = slice(start, start + BATCH)
-            places = torch.from_numpy(points[chosen].astype(np.float32))
-            found.append(self._embedder(to_batch(faces[chosen]), places).double().numpy())
-        return np.concatenate(found)
+        self._net = FaceNet(path)
+        self.files = self._net.files
+
+    def score(self, face: Face) -> Mapping[str, Score]:
+        """See `judge.Judge`."""
+        found, true = (self._net.embedding(face, role) for role in ("restored", "gt"))
+        if found is None or true is None:
+            return dict.fromkeys(self.metrics, Score.no("no_face"))
+        likeness = cosine(found.astype(np.float64), true.astype(np.float64))
+        scores = float(likeness), float(angle(likeness))
+        return {name: Score.of(value) for name, value in zip(self.metrics, scores, strict=True)}
+
+
+class IdentityExtractor:
+    """Embeddings, to compare sets of people; see `judge.Extractor`."""
+
+    id = "mobilefacenet-ms1m/embedding/truth-points112"
+    dim = EMBEDDING_DIM
+    library = OWN_LIBRARY
+
+    def __init__(self, path: Path) -> None:
+        """Read the weights.
+
+        Raises:
+            UserError: If the file holds no MobileFaceNet.
+        """
+        self._net = FaceNet(path)
+        self.files = self._net.files
+
+    def feature(self, face: Face, role: Role) -> Feature | Score:
+        """See `judge.Extractor`."""
+        found = self._net.embedding(face, role)
+        return Score.no("no_face") if found is None else found
 
 
 def cosine(embeddings: Embeddings, true_embeddings: Embeddings) -> Values:
-    """Cosine of each pair, (N,): 1 the same picture, about 0 another person."""
-    lengths = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(true_embeddings, axis=1)
-    return np.asarray((embeddings * true_embeddings).sum(axis=1) / lengths, np.float64)
+    """Cosine of each pair, (..., D) -> (...): 1 the same picture, about 0 another person."""
+    lengths = np.linalg.norm(embeddings, axis=-1) * np.linalg.norm(true_embeddings, axis=-1)
+    return np.asarray((embeddings * true_embeddings).sum(axis=-1) / lengths, np.float64)
 
 
 def angle(cosines: Values) -> Values:
@@ -68,6 +115,6 @@ def angle(cosines: Values) -> Values:
 
 
 def found_again(embeddings: Embeddings, true_embeddings: Embeddings) -> Values:
-    """1 where the nearest of all truths is the face's own, else 0, (N,)."""
+    """1 where the nearest of all truths is the face's own, else 0, (N, D) -> (N,)."""
     nearest = (embeddings @ true_embeddings.T).argmax(axis=1)
     return np.asarray(nearest == np.arange(len(embeddings)), np.float64)

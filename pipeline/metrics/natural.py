@@ -1,45 +1,32 @@
 """NIQE: how far an image's statistics lie from those of natural images, without a truth.
 
-Mittal, Soundararajan, Bovik: "Making a Completely Blind Image Quality Analyzer" (2013). Facts of
-the official MATLAB code: local contrast normalisation by a Gaussian of 7 with sigma 7/6, 18
-features a block at two scales, the second by MATLAB's antialiased bicubic reduction. Luma is
-rounded; the restoration field takes the studio-swing Y (BasicSR).
-
-In flat parts the normalised luma is zero but for rounding, whose sign published code counts: there
-the value hangs on the order of sums (scikit-image's astronaut: 3.07 to 3.10). Here it is zero.
+Mittal, Soundararajan, Bovik: "Making a Completely Blind Image Quality Analyzer" (2013). What is
+natural is a model in a file: the published one for blocks of 96 pixels, or one that `fit` made of
+clean faces.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.images import Pixels
-from pipeline.metrics.pixels import Values
+from pipeline.metrics.judge import Face, Score
+from pipeline.metrics.natural_features import NUM_FEATURES, LumaRange, features_of, luma_of
+from pipeline.metrics.pixels import OWN_LIBRARY, Values
+from vsp_model.files import sha256_of, whole_or_absent
 
-BLOCK_PX = 96
-MIN_SIDE_PX = 192
-"""Below it one or two blocks carry the value, and it says nothing (128 and 191 px: twice 192's)."""
-SMALL_BLOCK_PX = 32
-NUM_FEATURES = 36
+BLOCK_PX, SMALL_BLOCK_PX = 96, 32
+SMALL_MODEL_PATH = Path(__file__).with_name("niqe_small_faces.npz")
+"""Fitted on 5,903 clean faces of 128 px; research and non-commercial use only. The file of the same
+name that ends in .LICENSE says on which, and how."""
 _SHARP = 0.75  # blocks below this part of the sharpest are left out of a fit
-_ROUNDING = 1e-9
-_LUMA = {
-    "studio": (np.array([65.481, 128.553, 24.966]) / 255, 16),
-    "full": (np.array([0.299, 0.587, 0.114]), 0),
-}
-_SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
-_WINDOW = np.asarray(cv2.getGaussianKernel(7, 7 / 6, cv2.CV_64F), np.float64)
-_MATLAB_HALF = np.array([-0.0234375, -0.0703125, 0.2265625, 0.8671875]) / 2
-_SHAPES = np.arange(0.2, 10.001, 0.001)
-_LOG_GAMMA = np.array([[math.lgamma(k / shape) for k in (1, 2, 3)] for shape in _SHAPES])
-_RATIOS = np.exp(2 * _LOG_GAMMA[:, 1] - _LOG_GAMMA[:, 0] - _LOG_GAMMA[:, 2])
+# Mean, covariance: as BasicSR names them (and `save_model`), as pyiqa does.
+_NPZ_NAMES, _MAT_NAMES = ("mu_pris_param", "cov_pris_param"), ("mu_prisparam", "cov_prisparam")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,31 +37,103 @@ class NaturalModel:
         mean: (36,).
         covariance: (36, 36).
         block_px: Side of the blocks at full scale, even.
-        min_side_px: Smaller images are refused.
-        luma: Range 16 to 235 (BasicSR), or 0 to 255 (the default of pyiqa).
+        luma: Its range.
     """
 
     mean: Values
     covariance: Values
     block_px: int = BLOCK_PX
-    min_side_px: int = MIN_SIDE_PX
-    luma: Literal["studio", "full"] = "studio"
+    luma: LumaRange = "studio"
+
+    @property
+    def min_side_px(self) -> int:
+        """Smaller images are refused.
+
+        One or two blocks would carry the value, and it says nothing: of a photo at 128 and 191
+        pixels it is twice that at 192.
+        """
+        return 2 * self.block_px
+
+
+class NiqeJudge:
+    """NIQE; see `judge.Judge`."""
+
+    metrics = ("niqe",)
+    library = OWN_LIBRARY
+    block_px = BLOCK_PX
+
+    def __init__(self, path: Path) -> None:
+        """Read the model: BasicSR's .npz, pyiqa's .mat, or one of `save_model`.
+
+        Raises:
+            UserError: If it is no such file, or of blocks of another size.
+        """
+        self._model = load_model(path)
+        if self._model.block_px != self.block_px:
+            found, wanted = self._model.block_px, f"{self.metrics[0]} has {self.block_px}"
+            raise UserError(f"{path}: a model of blocks of {found} px; {wanted}")
+        self.files = {path.name: sha256_of(path)}
+
+    def score(self, face: Face) -> Mapping[str, Score]:
+        """See `judge.Judge`."""
+        too_small = min(face.restored.shape[:2]) < self._model.min_side_px
+        score = Score.no("too_small") if too_small else Score.of(niqe(face.restored, self._model))
+        return dict.fromkeys(self.metrics, score)
+
+
+class SmallNiqeJudge(NiqeJudge):
+    """The same in blocks of 32 pixels, with a model of clean faces; its values are no NIQE's."""
+
+    metrics = ("niqe-small",)
+    block_px = SMALL_BLOCK_PX
+
+    def __init__(self, path: Path = SMALL_MODEL_PATH) -> None:
+        """Read the model that comes with the program, or one of `save_model`.
+
+        Raises:
+            UserError: As `NiqeJudge`.
+        """
+        super().__init__(path)
 
 
 def load_model(path: Path) -> NaturalModel:
-    """Read the pristine model, BasicSR's .npz.
+    """Read a model: BasicSR's .npz, pyiqa's .mat, or what `save_model` wrote.
 
     Raises:
         UserError: If it is no such file.
     """
+    is_mat = path.suffix == ".mat"
+    names = _MAT_NAMES if is_mat else _NPZ_NAMES
     try:
-        with np.load(path, allow_pickle=False) as file:
-            mean, covariance = file["mu_pris_param"].ravel(), file["cov_pris_param"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no NIQE model as BasicSR's .npz ({error})") from None
-    if mean.shape != (NUM_FEATURES,) or covariance.shape != (NUM_FEATURES, NUM_FEATURES):
+        held = _read_mat(path) if is_mat else _read_npz(path)
+        mean, covariance = (np.asarray(held[name], np.float64) for name in names)
+    except Exception as error:  # numpy and scipy fail over damaged bytes in many ways
+        raise UserError(f"{path}: no NIQE model as .npz or .mat ({one_line(error)})") from None
+    if mean.size != NUM_FEATURES or covariance.shape != (NUM_FEATURES, NUM_FEATURES):
         raise UserError(f"{path}: shapes {mean.shape}, {covariance.shape} are no NIQE model's")
-    return NaturalModel(mean.astype(np.float64), covariance.astype(np.float64))
+    luma: LumaRange = "full" if held.get("luma") == "full" else "studio"
+    return NaturalModel(mean.ravel(), covariance, int(held.get("block_px", BLOCK_PX)), luma)
+
+
+def _read_npz(path: Path) -> Mapping[str, Any]:
+    # Opened here: numpy leaves a damaged file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+        return dict(held)
+
+
+def _read_mat(path: Path) -> Mapping[str, Any]:
+    from scipy.io import loadmat  # slow to import, and seldom needed
+
+    held: Mapping[str, Any] = loadmat(path)
+    return held
+
+
+def save_model(path: Path, model: NaturalModel) -> None:
+    """Write a model as .npz; a crash leaves the old file or the new one."""
+    mean_name, covariance_name = _NPZ_NAMES
+    held: dict[str, Any] = {mean_name: model.mean, covariance_name: model.covariance}
+    with whole_or_absent(path) as file:
+        np.savez(file, **held, block_px=model.block_px, luma=model.luma)
 
 
 def fit(images: Iterable[Pixels], block_px: int = SMALL_BLOCK_PX) -> NaturalModel:
@@ -89,13 +148,13 @@ def fit(images: Iterable[Pixels], block_px: int = SMALL_BLOCK_PX) -> NaturalMode
     """
     found = []
     for image in images:
-        features, sharpness = _features(_luma(image, block_px), block_px)
+        features, sharpness = features_of(luma_of(image, block_px), block_px)
         kept = sharpness > _SHARP * sharpness.max(initial=0)
         found.append(features[kept & np.isfinite(features).all(axis=1)])
     rows = np.concatenate(found) if found else np.empty((0, NUM_FEATURES))
     if len(rows) <= 2 * NUM_FEATURES:
         raise UserError(f"{len(rows)} usable blocks of {block_px} px; give more clean images")
-    return NaturalModel(rows.mean(axis=0), np.cov(rows, rowvar=False), block_px, 2 * block_px)
+    return NaturalModel(rows.mean(axis=0), np.cov(rows, rowvar=False), block_px)
 
 
 def niqe(image: Pixels, model: NaturalModel) -> float:
@@ -114,8 +173,7 @@ def niqe(image: Pixels, model: NaturalModel) -> float:
     if min(image.shape[:2]) < model.min_side_px:
         size = f"{image.shape[1]} x {image.shape[0]}"
         raise ValueError(f"{size}: NIQE of this model needs {model.min_side_px} pixels")
-    luma = _luma(image, model.block_px, model.luma)
-    features, _ = _features(luma, model.block_px)
+    features, _ = features_of(luma_of(image, model.block_px, model.luma), model.block_px)
     whole = features[np.isfinite(features).all(axis=1)]
     if len(whole) < 2:
         return math.nan
@@ -123,87 +181,3 @@ def niqe(image: Pixels, model: NaturalModel) -> float:
     difference = model.mean - np.nanmean(features, axis=0)
     pooled = (model.covariance + np.cov(whole, rowvar=False)) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(pooled) @ difference))
-
-
-def _luma(image: Pixels, block_px: int, scale: str = "studio") -> Values:
-    """Rounded luma of the whole blocks from the top left."""
-    height, width = (side // block_px * block_px for side in image.shape[:2])
-    weights, black = _LUMA[scale]
-    return np.asarray(np.rint(image[:height, :width] @ weights + black), np.float64)
-
-
-def _features(luma: Values, block_px: int) -> tuple[Values, Values]:
-    """Features (blocks, 36) and sharpness (blocks,)."""
-    normal, deviation = _normalised(luma)
-    fine = _block_features(_blocks(normal, block_px))
-    coarse = _block_features(_blocks(_normalised(_halved(luma))[0], block_px // 2))
-    return np.concatenate([fine, coarse], axis=1), _blocks(deviation, block_px).mean(axis=(1, 2))
-
-
-def _normalised(luma: Values) -> tuple[Values, Values]:
-    mean = _filtered(luma, _WINDOW, cv2.BORDER_REPLICATE)
-    square = _filtered(luma * luma, _WINDOW, cv2.BORDER_REPLICATE)
-    deviation = np.sqrt(np.abs(square - mean * mean))
-    normal = (luma - mean) / (deviation + 1)
-    return np.where(np.abs(normal) < _ROUNDING, 0, normal), deviation
-
-
-def _halved(luma: Values) -> Values:
-    """MATLAB's imresize(x, 0.5): at even sides always the same eight taps."""
-    taps = np.concatenate([_MATLAB_HALF, _MATLAB_HALF[::-1]])
-    padded = np.pad(luma, 4, mode="symmetric")
-    # OpenCV anchors eight taps at the fifth: output i sums inputs i - 4 to i + 3.
-    smooth = _filtered(padded, taps, cv2.BORDER_REPLICATE)
-    return np.ascontiguousarray(smooth[5:-3:2, 5:-3:2])
-
-
-def _filtered(x: Values, taps: Values, border: int) -> Values:
-    return np.asarray(cv2.sepFilter2D(x, cv2.CV_64F, taps, taps, borderType=border), np.float64)
-
-
-def _blocks(x: Values, side: int) -> Values:
-    rows, columns = (length // side for length in x.shape)
-    cut = x.reshape(rows, side, columns, side).swapaxes(1, 2)
-    return np.ascontiguousarray(cut.reshape(rows * columns, side, side))
-
-
-def _block_features(blocks: Values) -> Values:
-    """(blocks, side, side) -> (blocks, 18)."""
-    shape, left, right = _asymmetric_fit(blocks)
-    features = [shape, (left + right) / 2]
-    for shift in _SHIFTS:
-        shape, left, right = _asymmetric_fit(blocks * np.roll(blocks, shift, axis=(1, 2)))
-        number = _nearest(shape)
-        mean = (right - left) * np.exp(_LOG_GAMMA[number, 1] - _LOG_GAMMA[number, 0])
-        features += [shape, mean, left, right]
-    return np.stack(features, axis=1)
-
-
-def _asymmetric_fit(blocks: Values) -> tuple[Values, Values, Values]:
-    """Shape and the two widths of an asymmetric generalised Gaussian, by moments, (blocks,) each.
-
-    NaN widths where a block has no values of one sign.
-    """
-    squares = blocks * blocks
-    sides = []
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for side in (blocks < 0, blocks > 0):
-            sides.append(np.sqrt((squares * side).sum((1, 2)) / side.sum((1, 2))))
-        left, right = sides
-        ratio = left / right
-        peaked = np.abs(blocks).mean((1, 2)) ** 2 / squares.mean((1, 2))
-        wanted = peaked * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
-    number = _best_shapes(wanted)
-    scale = np.exp((_LOG_GAMMA[number, 0] - _LOG_GAMMA[number, 2]) / 2)
-    return _SHAPES[number], left * scale, right * scale
-
-
-def _best_shapes(wanted: Values) -> NDArray[np.intp]:
-    """Index of the shape whose ratio is nearest; the ratios rise with the shape."""
-    above = np.clip(np.searchsorted(_RATIOS, wanted), 1, len(_RATIOS) - 1)
-    nearer_below = wanted - _RATIOS[above - 1] <= _RATIOS[above] - wanted
-    return np.asarray(above - nearer_below, np.intp)
-
-
-def _nearest(shape: Values) -> NDArray[np.intp]:
-    return np.asarray(np.rint((shape - _SHAPES[0]) / 0.001), np.intp)

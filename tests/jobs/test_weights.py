@@ -20,6 +20,29 @@ def test_list_tells_what_is_missing_and_where_to_get_it(vsp, folder):
     files = {file["name"]: file for file in json.loads(out)["files"]}
     assert files["code_diffuser.pt"]["state"] == "missing"
     assert files["code_diffuser.pt"]["source"]
+    assert files["code_diffuser.pt"]["looked_for"] == str(folder / "code_diffuser.pt")
+    fan = files["2DFAN4-11f355bf06.pth.tar"]
+    assert (fan["sha256"], fan["sha256_known"]) == (None, "11f355bf06")
+    assert all(fan[name] for name in ("code_licence", "weight_licence", "training_data"))
+
+
+def test_the_self_test_computes_what_is_there(vsp, folder):
+    code, out, _ = vsp("weights", "self-test")
+    assert code == 0
+    assert out.startswith("ok     yunet_n_dynamic.onnx: points of the astronaut: 203.4 103.6 ")
+    folder.mkdir()
+    (folder / "codeformer.pth").write_bytes(b"x")
+    (folder / "mini_xception_fer2013.safetensors").write_bytes(b"<html>")
+    (folder / "mine.safetensors").write_bytes(b"of one's own: nothing is known of it")
+    code, out, _ = vsp("weights", "self-test")
+    verdicts = {line.split()[1].rstrip(":"): line.split()[0] for line in out.splitlines()}
+    assert code == 1
+    assert verdicts == {
+        "yunet_n_dynamic.onnx": "ok", "codeformer.pth": "none",
+        "mini_xception_fer2013.safetensors": "FAILED",
+    }  # fmt: skip
+    code, out, _ = vsp("weights", "self-test", "codeformer.pth", "--json")
+    assert (code, json.loads(out)[0]["line"]) == (0, "no golden value known")
 
 
 def test_add_and_verify(vsp, folder, tmp_path):
@@ -48,6 +71,7 @@ def test_add_and_verify(vsp, folder, tmp_path):
         (["weights", "add", "missing.pt"], "missing.pt: no such file"),
         (["weights", "get"], "No such command 'get'"),
         (["weights", "add"], "Missing argument 'FILE'"),
+        (["weights", "self-test", "codeformer.pth"], "get it from github.com/sczhou/CodeFormer"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(vsp, folder, arguments, told):
@@ -57,7 +81,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(vsp, folder, arguments, told):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["list", "add", "verify"])
+@pytest.mark.parametrize("name", ["list", "add", "verify", "self-test"])
 def test_every_subcommand_has_help_with_an_example(vsp, name):
     code, out, _ = vsp("weights", name, "--help")
     assert code == 0

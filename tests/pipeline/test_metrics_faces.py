@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from pipeline import images
-from pipeline.errors import UserError
 from pipeline.faces.detect import Detection
-from pipeline.metrics import expression, identity, landmarks
-from pipeline.metrics.features import SqueezeFeatures
-from pipeline.metrics.panel import Panel
-from pipeline.metrics.perceptual import Perceptual
-from pipeline.metrics.table import BY_NAME, METRICS
+from pipeline.metrics import identity, landmarks
+from pipeline.metrics.expression import ExpressionJudge
+from pipeline.metrics.features import SqueezeExtractor
+from pipeline.metrics.judge import Face
+from pipeline.metrics.perceptual import PerceptualJudge
+from pipeline.metrics.table import METRICS
 from pipeline.shards import read_shard
-from vsp_model.losses import LPIPS, LPIPSConfig
 from vsp_model.train.judges import ARCFACE_TEMPLATE, FFHQ_TEMPLATE, warp_faces
 
 NUM_FACES = 12
+SQUEEZENET = "squeezenet1_1_imagenet1k_fp16.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +36,44 @@ def faces(shared_dir):
     path = shared_dir / "data" / "faces-val" / "val-000000.tar"
     if not path.is_file():
         pytest.skip("needs the validation faces beside the checkout")
-    found, points = [], []
+    found = []
     for number, record in enumerate(read_shard(str(path))):
         if number % 25 == 0 and len(found) < NUM_FACES:
             parts = {member.name.rpartition(".")[2]: member.data for member in record.members}
-            found.append(images.resize(images.decode(parts["jpg"])[1], 128))
-            points.append(np.array(json.loads(parts["json"])["landmarks5"]) / 2)
-    return found, np.stack(points)
+            truth = images.resize(images.decode(parts["jpg"])[1], 128)
+            points = np.array(json.loads(parts["json"])["landmarks5"]) / 2
+            found.append(Face(record.key, truth, truth, points))
+    return found
 
 
 def softer(faces):
-    return [images.resize(images.resize(face, 64), 128) for face in faces]
+    """Restored with half of the resolution."""
+    return [
+        Face(f.key, images.resize(images.resize(f.truth, 64), 128), f.truth, f.points)
+        for f in faces
+    ]
 
 
 def others(faces):
-    return faces[1:] + faces[:1]
+    """Restored as somebody else."""
+    return [
+        Face(f.key, other.truth, f.truth, f.points)
+        for f, other in zip(faces, faces[1:] + faces[:1], strict=True)
+    ]
+
+
+def mean(judge, faces, name):
+    scores = [judge.score(face)[name] for face in faces]
+    assert {score.status for score in scores} == {"ok"}
+    return np.mean([score.value for score in scores])
 
 
 def test_lpips_squeeze_gives_the_documented_values(weights):
-    lpips = LPIPS(LPIPSConfig(net="squeeze"))
-    lpips.load_path(weights / "squeezenet1_1_imagenet1k_fp16.safetensors")
+    judge = PerceptualJudge(weights / SQUEEZENET, "squeeze")
     generator = torch.Generator().manual_seed(42)
     one, other = (torch.rand(2, 3, 100, 100, generator=generator) * 2 - 1 for _ in range(2))
-    assert lpips(one, other).tolist() == pytest.approx([0.1024, 0.0938], abs=1e-4)
+    distances = [judge.distance(*pair) for pair in zip(one.split(1), other.split(1), strict=True)]
+    assert distances == pytest.approx([0.1024, 0.0938], abs=1e-4)
 
 
 def test_five_points_land_on_the_template():
@@ -77,87 +92,71 @@ def test_five_points_land_on_the_template():
 
 
 def test_identity_tells_people_apart(weights, faces):
-    pictures, points = faces
-    judge = identity.Identity(weights / "mobilefacenet_ms1m.safetensors")
-    true = judge.embed(pictures, points)
-    soft = judge.embed(softer(pictures), points)
-    assert identity.cosine(true, true) == pytest.approx(np.ones(NUM_FACES), abs=1e-6)
-    assert identity.cosine(soft, true).mean() > 0.85
-    assert abs(identity.cosine(np.roll(true, 1, axis=0), true).mean()) < 0.1
+    judge = identity.IdentityJudge(weights / "mobilefacenet_ms1m.safetensors")
+    assert mean(judge, faces, "identity") == pytest.approx(1, abs=1e-6)
+    assert mean(judge, softer(faces), "identity") > 0.85
+    assert abs(mean(judge, others(faces), "identity")) < 0.1
+    assert mean(judge, others(faces), "identity-angle") == pytest.approx(90, abs=6)
+
+
+def test_faces_are_found_again_among_all(weights, faces):
+    extractor = identity.IdentityExtractor(weights / "mobilefacenet_ms1m.safetensors")
+    soft = np.stack([extractor.feature(face, "restored") for face in softer(faces)])
+    true = np.stack([extractor.feature(face, "gt") for face in softer(faces)])
     assert identity.found_again(soft, true).all()
-    assert identity.angle(np.array([1.0, 0.0])) == pytest.approx([0, 90])
+    assert not identity.found_again(soft, np.roll(true, 1, axis=0)).any()
 
 
 def test_lpips_and_features_grow_with_the_damage(weights, faces):
-    path = weights / "squeezenet1_1_imagenet1k_fp16.safetensors"
-    pictures, _ = faces
-    lpips, features = Perceptual(path), SqueezeFeatures(path)
-    near, far = lpips(softer(pictures), pictures), lpips(others(pictures), pictures)
-    assert lpips(pictures, pictures) == pytest.approx(np.zeros(NUM_FACES), abs=1e-6)
-    assert near.mean() < far.mean() / 2
-    assert features(pictures).shape == (NUM_FACES, 512)
+    lpips, features = (make(weights / SQUEEZENET) for make in (PerceptualJudge, SqueezeExtractor))
+    assert mean(lpips, faces, "lpips-squeeze") == 0
+    near, far = (mean(lpips, make(faces), "lpips-squeeze") for make in (softer, others))
+    assert near < far / 2
+
+    def step(pairs):
+        both = [[features.feature(pair, role) for role in ("restored", "gt")] for pair in pairs]
+        return np.mean([np.linalg.norm(one - other) for one, other in both])
+
+    assert step(faces) == 0
+    assert step(softer(faces)) < step(others(faces)) / 1.5
 
 
 def test_expression_agrees_with_itself_more_than_with_strangers(weights, faces):
-    pictures, points = faces
-    judge = expression.Expression(weights / "mini_xception_fer2013.safetensors")
-    true = judge.probabilities(pictures, points)
-    near = expression.distance(judge.probabilities(softer(pictures), points), true)
-    far = expression.distance(np.roll(true, 1, axis=0), true)
-    assert true.sum(axis=1) == pytest.approx(np.ones(NUM_FACES))
-    assert near.mean() < far.mean() / 2
-    assert expression.agreement(true, true).all()
+    judge = ExpressionJudge(weights / "mini_xception_fer2013.safetensors")
+    assert mean(judge, faces, "expression") == 1
+    assert mean(judge, faces, "expression-distance") == 0
+    near, far = (mean(judge, make(faces), "expression-distance") for make in (softer, others))
+    assert near < far / 2
 
 
-def test_the_panel_scores_what_the_table_names(weights, faces):
-    pictures, points = faces
-    panel = Panel(weights)
-    truth, soft, strangers = (
-        panel.see(shown, points) for shown in (pictures, softer(pictures), others(pictures))
-    )
-    scores, far = panel.per_image(soft, truth), panel.per_image(strangers, truth)
-    assert set(scores) <= set(BY_NAME)
-    assert "nme-retinaface" in scores
-    assert all(values.shape == (NUM_FACES,) for values in scores.values())
-    for name in ("nme-yunet", "nme-retinaface"):
-        assert np.nanmean(scores[name]) < np.nanmean(far[name]) / 2
-    assert panel.per_image(truth, truth)["psnr"] == pytest.approx(np.full(NUM_FACES, 100))
-    assert any(line.startswith("lpips-alex: needs") for line in panel.missing)
-
-
-def test_a_folder_without_weights_leaves_out_what_needs_them(tmp_path):
-    panel = Panel(tmp_path)
-    face = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    seen = panel.see([face], np.full((1, 5, 2), np.nan))
-    assert set(panel.per_image(seen, seen)) == {"psnr", "ssim", "detail", "finest", "nme-yunet"}
-    with pytest.raises(UserError, match="all of one size"):
-        panel.see([face, face[:32]], np.full((2, 5, 2), np.nan))
-
-
-@pytest.mark.parametrize(
-    "judge", [identity.Identity, expression.Expression, SqueezeFeatures, Perceptual]
-)
-def test_another_file_is_refused_in_one_line(tmp_path, judge):
-    from safetensors.torch import save_file
-
-    path = tmp_path / "other.safetensors"
-    save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match=r"other\.safetensors") as caught:
-        judge(path)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("detector", ["yunet", "retinaface"])
+def test_points_move_more_on_strangers(weights, faces, detector):
+    path = weights / "retinaface_mobile025.safetensors" if detector == "retinaface" else None
+    judge = landmarks.LandmarkJudge(detector, path)
+    near, far = (mean(judge, make(faces), f"nme-{detector}") for make in (softer, others))
+    assert near < far / 2
+    assert mean(judge, softer(faces), f"dsr-{detector}") == 100
 
 
 def detection(x: float) -> Detection:
     return Detection((0, 0, 50, 50), np.full((5, 2), x), 0.9)
 
 
+def told(found, truth):
+    scores = landmarks.landmark_scores("yunet", found, truth)
+    assert tuple(scores) == landmarks.metrics_of("yunet")
+    return [score.value if score.status == "ok" else score.status for score in scores.values()]
+
+
 def test_nme_is_a_share_of_the_truths_box():
-    errors = landmarks.nme([detection(13), None], [detection(10), detection(10)])
-    assert errors[0] == pytest.approx(100 * np.hypot(3, 3) / 50)
-    assert np.isnan(errors[1])
-    assert landmarks.capped(errors, [detection(10)] * 2)[1] == landmarks.MISSED
-    assert np.isnan(landmarks.nme([None], [None])[0])
-    assert np.isnan(landmarks.capped(np.array([np.nan]), [None])[0])
+    error = 100 * np.hypot(3, 3) / 50
+    assert told(detection(13), detection(10)) == pytest.approx([100, error, error])
+
+
+def test_a_face_that_is_not_found_counts_where_the_truth_has_one():
+    assert told(None, detection(10)) == [0, "no_face", landmarks.MISSED]
+    assert told(detection(10), None) == ["no_face"] * 3
+    assert told(None, None) == ["no_face"] * 3
 
 
 def test_every_metric_has_one_protocol():
