@@ -66,6 +66,8 @@ class Job:
         units: The input.
         out: The output folder.
         root: The folder the user named as input, if it was one.
+        grows: The output folder takes units of many runs: those that are new join its plan, and
+            this run does and tells of its own alone.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Job:
     out: str
     root: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    grows: bool = False
 
 
 def open_ledger(out: str) -> "tuple[Ledger, Plan]":
@@ -142,12 +145,27 @@ def _plan(job: Job, ledger: "Ledger", flags: RunFlags) -> "Plan":
 
     there = ledger.plan()
     plan = new_plan(job.name, job.provenance, job.units, job.versions)
+    if job.grows:
+        return _grown(there, plan, job.out)
     if there is not None and not flags.restart:
         check_same(there, plan, job.out)
         plan = replace(there, units=plan.units)  # the input may have moved
     known = ledger.committed(there) | ledger.redone(there) if there else set[str]()
     check_own(ledger.store, there, known)
     return plan
+
+
+def _grown(there: "Plan | None", plan: "Plan", out: str) -> "Plan":
+    """The folder's plan with this run's units; another job's is refused."""
+    from pipeline.errors import UserError
+
+    if there is None:
+        return plan
+    if there.job != plan.job:
+        raise UserError(f"{out}: begun by `vsp {there.job}`; choose another OUT")
+    names = {unit.shard for unit in plan.units}
+    kept = tuple(unit for unit in there.units if unit.shard not in names)
+    return replace(there, units=kept + plan.units)
 
 
 def _tell_plan(job: Job, ledger: "Ledger", plan: "Plan") -> None:
@@ -168,6 +186,9 @@ def _run_locked(job: Job, flags: RunFlags, ledger: "Ledger", plan: "Plan") -> "S
     from pipeline.runner import run
 
     suspects = _clear(ledger, plan, flags)
+    if job.grows:
+        ledger.save(plan)
+        plan = replace(plan, units=tuple(job.units))
     todo = _todo(ledger, plan, flags)
     runner_config = _runner_config(flags)
     pool = make_pool(flags, ledger, apart=bool(suspects))

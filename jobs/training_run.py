@@ -1,7 +1,5 @@
 """One worker's part in a training run, whoever started it; and what the run leaves at its end."""
 
-import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -19,6 +17,7 @@ from jobs.training import TrainingJob, build_stage, find_parts, origin_of
 from pipeline.errors import RunError, UserError
 from pipeline.locks import run_lock
 from pipeline.plan import make_out
+from pipeline.provenance import commit, hardware
 from pipeline.scratch import scratch_folder
 from pipeline.storage import LocalStore, Store, make_folder, open_store
 from pipeline.training.checkpoints import FOLDER, RESULT, open_checkpoints
@@ -39,7 +38,6 @@ from vsp_model.train.stage import Pictures, Stage
 CONFIG = "config.yaml"
 BEST = "best.safetensors"
 _OURS = (CONFIG, FOLDER, LOG, "grids", "_vsp")
-_ROOT = Path(__file__).resolve().parent.parent
 
 Say = Callable[[str], None]
 
@@ -292,36 +290,6 @@ def _sitting(job: TrainingJob, comm: Comm) -> dict[str, Any]:
         "torch": torch.__version__,
         "commit": commit(),
     }
-
-
-def hardware(device: str) -> str:
-    """The device's name and the machine's cores."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        name = next(
-            (x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name
-        )
-    return f"{torch.get_num_threads()} thread(s) of {name} ({os.cpu_count()} cores)"
-
-
-def commit(root: Path = _ROOT) -> str:
-    """The commit that the checkout is at, "" where it is none; read without git."""
-    head = root / ".git" / "HEAD"
-    if not head.is_file():
-        return ""
-    text = head.read_text().strip()
-    if not text.startswith("ref: "):
-        return text[:12]
-    name = text.removeprefix("ref: ")
-    loose, packed = root / ".git" / name, root / ".git" / "packed-refs"
-    if loose.is_file():
-        return loose.read_text().strip()[:12]
-    lines: Sequence[str] = packed.read_text().splitlines() if packed.is_file() else ()
-    return next((line[:12] for line in lines if line.endswith(f" {name}")), "")
 
 
 @contextmanager

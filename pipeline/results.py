@@ -3,10 +3,15 @@
 `results.json` is these models as JSON; tables, the report and other programs read nothing else.
 """
 
-from pathlib import Path
+import json
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import UserError
+from pipeline.scoring.tables import RESULTS, RESULTS_TABLE
+from pipeline.storage import Store
 
 FORMAT = 1
 
@@ -109,6 +114,8 @@ class Rank(_Record):
     distribution: dict[str, float] = {}
     """Place ("1", "2", ...) -> share of resamples."""
     columns: tuple[str, ...] = ()
+    note: str = ""
+    """What the resamples leave out."""
 
 
 class PublishedCell(_Record):
@@ -140,27 +147,47 @@ class Results(_Record):
     provenance: dict[str, str] = {}
     """command, commit, version, config hash, seed, hardware, created ... in the order shown."""
 
-    def save(self, path: Path) -> None:
-        """Write as JSON, whole or not at all."""
-        from vsp_model.files import whole_or_absent
-
-        text = self.model_dump_json(indent=1)
-        with whole_or_absent(path) as file:
-            file.write(text.encode())
+    def save(self, store: Store) -> None:
+        """Write `results.json`, and the cells alone as `results.parquet`."""
+        store.write(RESULTS_TABLE, _as_parquet(self.cells))
+        store.write(RESULTS, self.model_dump_json(indent=1).encode())
 
     @classmethod
-    def load(cls, path: Path) -> "Results":
+    def load(cls, store: Store) -> "Results":
         """Read what `save` wrote.
 
         Raises:
             UserError: If it is not there or no such file.
         """
-        from pipeline.errors import UserError
-
+        name = f"{store.url}/{RESULTS}"
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(store.read(RESULTS))
         except FileNotFoundError:
-            raise UserError(f"{path}: no results; make them with `vsp score`") from None
+            raise UserError(f"{name}: no results; make them with `vsp score`") from None
         except ValueError as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: not results of this version ({reason})") from None
+            raise UserError(f"{name}: not results of this version ({reason})") from None
+
+
+def _as_parquet(cells: Sequence[Cell]) -> bytes:
+    """A table with a row a cell; statuses as JSON.
+
+    By way of Arrow's reader of JSON: making an array of a list imports pandas, which takes longer
+    than aggregating half a million rows.
+    """
+    import pyarrow as pa
+    import pyarrow.json as pa_json
+    import pyarrow.parquet as pq
+
+    counts = dict.fromkeys(("num_ok", "num_total"), pa.int64())
+    numbers = counts | dict.fromkeys(("value", "low", "high", "error"), pa.float64())
+    schema = pa.schema([(name, numbers.get(name, pa.string())) for name in Cell.model_fields])
+    rows = (cell.model_dump() | {"statuses": json.dumps(cell.statuses)} for cell in cells)
+    text = "\n".join(map(json.dumps, rows)).encode()
+    options = pa_json.ParseOptions(explicit_schema=schema)
+    reading = pa_json.ReadOptions(use_threads=False, block_size=max(len(text), 1))
+    whole = pa_json.read_json(pa.BufferReader(text), reading, options) if cells else None
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table() if whole is None else whole, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

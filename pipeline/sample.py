@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.tar import Entry
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
+TRUTH_SUFFIX = "hq"  # of the clean face that `vsp degrade --keep-hq` leaves: KEY.hq.png
 # webdataset's rule: the key ends at the first dot after the last slash, what follows is the suffix.
 _KEY_AND_SUFFIX = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 
@@ -22,6 +23,11 @@ class Member:
     def is_image(self) -> bool:
         """Whether the name ends in one of `IMAGE_SUFFIXES`, in any case."""
         return self.name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
+
+    @property
+    def is_truth(self) -> bool:
+        """Whether it is the clean face that stands beside a degraded one."""
+        return f".{TRUTH_SUFFIX}." in self.name.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)

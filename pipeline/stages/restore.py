@@ -183,5 +183,6 @@ def _safe_suffix(name: str) -> str:
 
 def _merge_warning(sample: Sample) -> str:
     """Say that a key holds more images than one: often two files whose names merge at a dot."""
-    others = [member.name for member in sample.members if member.is_image][1:]
-    return f"copied as they are: {', '.join(others)}" if others else ""
+    others = [member for member in sample.members if member.is_image and not member.is_truth][1:]
+    names = [member.name for member in others]
+    return f"copied as they are: {', '.join(names)}" if names else ""

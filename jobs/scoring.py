@@ -1,0 +1,296 @@
+"""Scoring one method on one data set, as `vsp score` and `vsp evaluate` ask for it."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from jobs.models import num_cores
+from jobs.running import Job, RunFlags
+
+if TYPE_CHECKING:
+    from pipeline.metrics.choose import Choice
+    from pipeline.runner import Summary
+    from pipeline.scoring.pairs import Pair, PairSet
+    from pipeline.scoring.sources import Found
+    from pipeline.scoring.work import Work
+    from pipeline.storage import Store
+
+STATISTICS = (".pth", ".npz", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """What is to be scored.
+
+    Attributes:
+        source: The restored images: a folder, or shards.
+        out: The evaluation's folder.
+        method: What the images are called in tables.
+        dataset: What the data set is called there.
+        gt: The true images, of the same keys; None for metrics that need none.
+        lq: What was restored, shown beside; None for nothing.
+        reference: Clean images, or their statistics as a file, for FID; None for none.
+        metrics: `default`, `all`, or names with commas.
+        key_regex: What counts of a restored image's key.
+        groups: CSV with the columns key and group.
+        dataset_rev: What the data set is; of the truths' contents if empty.
+        strict: Refuse images without truth and truths without image.
+        weights: Folder of weight files; None for the usual one.
+        iqa_python: Python of the environment that holds pyiqa.
+    """
+
+    source: str
+    out: str
+    method: str
+    dataset: str
+    gt: str | None = None
+    lq: str | None = None
+    reference: str | None = None
+    metrics: str = "default"
+    key_regex: str = ""
+    groups: Path | None = None
+    dataset_rev: str = ""
+    strict: bool = False
+    weights: Path | None = None
+    iqa_python: Path | None = None
+
+    @property
+    def reference_images(self) -> str | None:
+        """The clean set where it is images, not statistics."""
+        if self.reference is None or self.reference.endswith(STATISTICS):
+            return None
+        return self.reference
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a run of scoring did.
+
+    Attributes:
+        missing: Metrics that are not computed, a line each with the fix.
+        summary: The run; None where nothing was left to do, or after a dry run.
+    """
+
+    missing: tuple[str, ...]
+    summary: "Summary | None" = field(default=None)
+
+    @property
+    def exit_code(self) -> int:
+        """As the run ended."""
+        return self.summary.exit_code if self.summary else 0
+
+
+def run_score(request: ScoreRequest, flags: RunFlags) -> Scored:
+    """Score what has no score yet.
+
+    Raises:
+        UserError: If images, metrics or files are not as they should be; nothing was scored.
+        RunError: If the run cannot go on.
+    """
+    from jobs.running import run_job, versions
+    from pipeline.scoring.current import save_current
+    from pipeline.scoring.work import as_unit, forget_work
+    from pipeline.stages.score import ScoreConfig, ScoreStage
+    from pipeline.storage import open_store
+
+    _check_apart(request)
+    choice = _choose(request)
+    sets = list(_pair_sets(request))
+    store = open_store(request.out)
+    if flags.only_failed or flags.restart:
+        _take_back(store, sets, everything=flags.restart)
+        flags = replace(flags, only_failed=False, restart=False)
+    work = list(_work(store, sets, choice))
+    if not flags.dry_run:
+        save_current(store, sets, choice, work, _references(request))
+    if not work:
+        typer.echo(f"all {len(sets[0].pairs)} images have every score", err=True)
+        return Scored(choice.missing)
+    config = ScoreConfig(choice.chosen)
+    job = Job(
+        "score", partial(ScoreStage, config), config.provenance, [as_unit(each) for each in work],
+        request.out, versions=versions(), grows=True,
+    )  # fmt: skip
+    summary = run_job(job, flags)
+    if summary and not summary.errors and not summary.stopped:
+        forget_work(store, work)
+    return Scored(choice.missing, summary)
+
+
+def _references(request: ScoreRequest) -> dict[str, str]:
+    """The statistics file that FID of the data set compares with, if it is a file."""
+    if request.reference is None or request.reference_images:
+        return {}
+    if not Path(request.reference).is_file():
+        from pipeline.errors import UserError
+
+        raise UserError(f"--reference {request.reference}: no such file")
+    return {request.dataset: str(Path(request.reference).resolve())}
+
+
+def _choose(request: ScoreRequest) -> "Choice":
+    from pipeline.metrics.choose import choose
+    from pipeline.weights import default_folder
+
+    names = [name.strip() for name in request.metrics.split(",") if name.strip()]
+    return choose(
+        names,
+        request.weights or default_folder(),
+        has_truth=request.gt is not None,
+        has_reference=request.reference is not None,
+        iqa_python=request.iqa_python,
+    )
+
+
+def _pair_sets(request: ScoreRequest) -> "Iterator[PairSet]":
+    """The method's images; the truths, and the clean set, each scored by itself as a method is."""
+    from pipeline.scoring.pairs import PairSet, check_complete, pair_up, read_groups
+    from pipeline.scoring.pairs import truths_revision as revision
+    from pipeline.scoring.tables import REFERENCE_METHOD, TRUTH_METHOD
+
+    _check_names(request)
+    restored = _find(request.source, key_regex=request.key_regex)
+    gt = _find(request.gt, truths=True) if request.gt else None
+    lq = _find(request.lq) if request.lq else None
+    groups = read_groups(request.groups) if request.groups else {}
+    pairs = pair_up(restored, gt, lq, groups)
+    if request.strict and request.gt:
+        check_complete(pairs, request.source, request.gt)
+    _check_any(pairs, request)
+    rev = request.dataset_rev or revision(pairs)
+    yield PairSet(request.method, request.dataset, pairs, rev)
+    if gt is not None:
+        alone = pair_up(gt, None, lq, groups)
+        yield PairSet(TRUTH_METHOD, request.dataset, alone, rev)
+    if request.reference_images:
+        clean = pair_up(_find(request.reference_images, truths=True), None)
+        yield PairSet(REFERENCE_METHOD, request.dataset, clean, rev)
+
+
+def _check_names(request: ScoreRequest) -> None:
+    from pipeline.errors import UserError
+    from pipeline.scoring.tables import REFERENCE_METHOD, TRUTH_METHOD
+
+    for option, name in (("method", request.method), ("dataset", request.dataset)):
+        if not name or not name.isprintable():
+            raise UserError(f"--{option} {name!a}: expected a printable name")
+    if request.method in (TRUTH_METHOD, REFERENCE_METHOD):
+        raise UserError(f"--method {request.method}: this name is kept; choose another")
+
+
+def _check_any(pairs: "Sequence[Pair]", request: ScoreRequest) -> None:
+    """Refuse names that do not agree at all: that is a mistake, not missing images."""
+    from pipeline.errors import UserError
+
+    if request.gt and not any(pair.restored.path and pair.gt.path for pair in pairs):
+        ours = next(pair.image_id for pair in pairs if pair.restored.path)
+        theirs = next(pair.image_id for pair in pairs if pair.gt.path)
+        raise UserError(
+            f"{request.source}: no name agrees with {request.gt} ({ours!r} against {theirs!r}); "
+            "take a method's own ending off with --key-regex, as '(.*)_restored'"
+        )
+
+
+def _find(source: str, *, truths: bool = False, key_regex: str = "") -> "Found":
+    from pipeline.scoring.sources import find_images
+
+    shown = sys.stderr.isatty()
+
+    def tell(done: int, total: int) -> None:
+        if shown and (done % 100 == 0 or done == total):
+            end = "\n" if done == total else ""
+            typer.echo(f"\rvsp: reading {source}: {done} of {total} images", nl=False, err=True)
+            typer.echo(end, nl=False, err=True)
+
+    return find_images(source, truths=truths, key_regex=key_regex, on_progress=tell)
+
+
+def _check_apart(request: ScoreRequest) -> None:
+    """An output folder in the input would be scored itself the next time."""
+    from pipeline.plan import check_apart
+
+    for source in (request.source, request.gt, request.lq, request.reference_images):
+        if source is not None and Path(source).is_dir():
+            check_apart([], request.out, source)
+
+
+def _take_back(store: "Store", sets: "Sequence[PairSet]", *, everything: bool) -> None:
+    """Forget the units of these images, or those with failures, so that they are planned again."""
+    from pipeline.ledger import Ledger
+    from pipeline.locks import run_lock
+    from pipeline.scoring.work import unit_prefix
+
+    ledger = Ledger(store)
+    plan = ledger.plan()
+    if plan is None:
+        return
+    prefixes = tuple(unit_prefix(each) for each in sets)
+    with run_lock(store):
+        shards = [
+            record["shard"]
+            for record in list(ledger.commits(plan))
+            if record["shard"].startswith(prefixes)
+            and (everything or record["counts"].get("failed"))
+        ]
+        ledger.forget(plan, shards, outputs=True)
+
+
+def _work(store: "Store", sets: "Sequence[PairSet]", choice: "Choice") -> "Iterator[Work]":
+    from pipeline.scoring.work import missing_work
+
+    for pair_set in sets:
+        yield from missing_work(store, pair_set, choice.chosen)
+
+
+def finish(out: str, *, seed: int, intersection: bool, report: bool, quiet: bool) -> None:
+    """Aggregate what was scored, print the table, write the page.
+
+    Args:
+        out: The evaluation's folder.
+        seed: Of the bootstrap.
+        intersection: Compare methods on the images they share.
+        report: Write the page.
+        quiet: Print no table.
+
+    Raises:
+        UserError: If methods have other images than one another.
+    """
+    from pipeline.aggregate import AggregateConfig, Facts, aggregate
+
+    from pipeline.report.terminal import table_lines
+    from pipeline.scoring.current import load_current
+    from pipeline.storage import LocalStore, open_store
+
+    store = open_store(out)
+    current = load_current(store)
+    config = AggregateConfig(seed=seed, intersection=intersection, references=current.references)
+    facts = Facts(title=Path(out).name, missing=current.missing, provenance=provenance(seed))
+    results = aggregate(store, config, facts)
+    if not quiet:
+        for line in table_lines(results):
+            typer.echo(line)
+    if report and isinstance(store, LocalStore):
+        from pipeline.report.build import ReportConfig, write_report
+
+        typer.echo(f"report: {write_report(store.root, ReportConfig())}", err=True)
+
+
+def provenance(seed: int) -> dict[str, str]:
+    """Where numbers come from: the command, the code, the machine."""
+    import shlex
+
+    from jobs.running import versions
+    from pipeline.provenance import commit, processor
+
+    return {
+        "command": shlex.join(["vsp", *sys.argv[1:]]),
+        "commit": commit(),
+        "seed": str(seed),
+        "versions": ", ".join(f"{name} {value}" for name, value in versions().items()),
+        "hardware": f"{num_cores()} cores of {processor()}",
+    }

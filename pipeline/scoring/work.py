@@ -1,0 +1,182 @@
+"""What is left to score: the wanted scores less those there, in units of a few images.
+
+A score is known by contents: sha256 of image and truth, the metric's protocol, its weights. So a
+new metric adds work and redoes nothing, and an image that was replaced is scored again, alone. What
+a unit holds depends on the pairs and on what is missing, never on when a run was killed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.metrics.choose import Chosen, compares_with_reference
+from pipeline.metrics.table import BY_NAME
+from pipeline.plan import Unit
+from pipeline.scoring.pairs import Pair, PairSet, slug
+from pipeline.scoring.sources import Place
+from pipeline.scoring.tables import FEATURES, REFERENCE_METHOD, SCORES, TRUTH_METHOD
+from pipeline.storage import OWN_FOLDER, Store, load_json
+
+IMAGES_PER_UNIT = 64
+WORK = f"{OWN_FOLDER}/work"
+Side = Literal["restored", "gt", "reference"]
+# (image id, restored sha256, truth's sha256, protocol or extractor family, weights sha256)
+_Done = set[tuple[str, str, str, str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a unit."""
+
+    image_id: str
+    restored: Place
+    gt: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one unit is to do.
+
+    Attributes:
+        method: Whose images.
+        method_rev: Hash of all of its images.
+        dataset: Of what.
+        dataset_rev: Hash of all of its truths.
+        side: What the images are.
+        wanted: Family -> metrics.
+        items: The images.
+    """
+
+    method: str
+    method_rev: str
+    dataset: str
+    dataset_rev: str
+    side: Side
+    wanted: Mapping[str, Sequence[str]]
+    items: tuple[Item, ...]
+
+    @property
+    def name(self) -> str:
+        """The unit's name: it follows from the contents."""
+        contents = [[i.image_id, i.restored.sha256, i.gt.sha256] for i in self.items]
+        facts = [self.method, self.dataset, self.side, self.wanted, contents]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{unit_prefix(self)}{digest}"
+
+    def save(self, store: Store) -> None:
+        """Write it where its worker looks for it."""
+        store.write(f"{WORK}/{self.name}.json", json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, store: Store, name: str) -> "Work":
+        """Read what `save` wrote."""
+        facts: dict[str, Any] = load_json(store, f"{WORK}/{name}.json")
+        items = [
+            Item(item["image_id"], Place(**item["restored"]), Place(**item["gt"]))
+            for item in facts["items"]
+        ]
+        return cls(**facts | {"items": tuple(items)})
+
+
+def missing_work(store: Store, pair_set: PairSet, chosen: Sequence[Chosen]) -> Iterator[Work]:
+    """What is to be done for a method: its units, in the order of its images."""
+    side = _side(pair_set.method)
+    wanted = [(each, _wanted(each, side)) for each in chosen]
+    done = _done(store, pair_set, chosen)
+    pairs = pair_set.pairs
+    for start in range(0, len(pairs), IMAGES_PER_UNIT):
+        groups: dict[str, list[Item]] = {}
+        for pair in pairs[start : start + IMAGES_PER_UNIT]:
+            left = _left(pair, wanted, done)
+            if left:
+                item = Item(pair.image_id, pair.restored, pair.gt)
+                groups.setdefault(json.dumps(left), []).append(item)
+        for left_text, items in groups.items():
+            yield Work(
+                pair_set.method, pair_set.method_rev, pair_set.dataset, pair_set.dataset_rev,
+                side, json.loads(left_text), tuple(items),
+            )  # fmt: skip
+
+
+def forget_work(store: Store, work: Iterable[Work]) -> None:
+    """Remove what told workers what to do; the commits say what was done."""
+    for each in work:
+        store.remove(f"{WORK}/{each.name}.json")
+
+
+def unit_prefix(images: "PairSet | Work") -> str:
+    """What the names of a method's units on a data set begin with."""
+    return f"{slug(images.dataset)}.{slug(images.method)}."
+
+
+def as_unit(work: Work) -> Unit:
+    """The unit as the engine counts it."""
+    return Unit(work.name, f"{WORK}/{work.name}.json", len(work.items), "")
+
+
+def _side(method: str) -> Side:
+    if method == TRUTH_METHOD:
+        return "gt"
+    return "reference" if method == REFERENCE_METHOD else "restored"
+
+
+def _wanted(chosen: Chosen, side: Side) -> tuple[str, ...]:
+    """The metrics that images of a side have from a family; of set metrics the features count."""
+    if side == "restored":
+        return chosen.metrics
+    if chosen.is_of_sets:
+        of_side = side == "gt" or any(map(compares_with_reference, chosen.metrics))
+        return chosen.metrics if of_side else ()
+    alone = side == "gt"
+    return tuple(name for name in chosen.metrics if alone and BY_NAME[name].kind == "alone")
+
+
+def _left(
+    pair: Pair, wanted: Iterable[tuple[Chosen, Sequence[str]]], done: _Done
+) -> dict[str, list[str]]:
+    """Family -> metrics that the pair has no score of."""
+    left: dict[str, list[str]] = {}
+    for chosen, metrics in wanted:
+        for name in metrics:
+            subject = chosen.family if chosen.is_of_sets else BY_NAME[name].protocol
+            contents = pair.restored.sha256, pair.gt.sha256
+            if (pair.image_id, *contents, subject, chosen.weights_sha256) not in done:
+                left.setdefault(chosen.family, []).append(name)
+    return left
+
+
+def _done(store: Store, pair_set: PairSet, chosen: Sequence[Chosen]) -> _Done:
+    """The scores and features that are there."""
+    columns = ["image_id", "restored_sha256", "gt_sha256", "metric", "weights_sha256"]
+    done: _Done = set()
+    for table in _tables(store, SCORES, columns, pair_set):
+        done.update(zip(*(table[name].to_pylist() for name in columns), strict=True))
+    for each in chosen:
+        if each.is_of_sets:
+            names = ["image_id", "sha256", "gt_sha256", "weights_sha256"]
+            for table in _tables(store, f"{FEATURES}/{each.family}", names, pair_set):
+                for *contents, weights in zip(*(table[n].to_pylist() for n in names), strict=True):
+                    done.add((*contents, each.family, weights))
+    return done
+
+
+def _tables(
+    store: Store, folder: str, columns: Sequence[str], pair_set: PairSet
+) -> Iterator[pa.Table]:
+    """The rows of a method on a data set, file by file."""
+    for name in store.list(folder):
+        if not name.rpartition("/")[2].startswith(unit_prefix(pair_set)):
+            continue
+        with store.open(name) as file:
+            table = pq.read_table(file, columns=[*columns, "method", "dataset"])
+        same = pc.and_(
+            pc.equal(pc.cast(table["method"], pa.string()), pair_set.method),
+            pc.equal(pc.cast(table["dataset"], pa.string()), pair_set.dataset),
+        )
+        yield table.filter(same)
