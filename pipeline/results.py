@@ -77,7 +77,8 @@ class Cell(_Record):
     num_ok: int
     num_total: int
     statuses: dict[str, int] = {}
-    """Images without a value, by status."""
+    """Images without a value, by status: a judge's, "pending" for want of a row, or "left_out" as
+    the metric's source does."""
     note: str = ""
 
 

@@ -134,10 +134,14 @@ def _near(name: str, known: Collection[str]) -> str:
 
 
 def _has_input(name: str, has_truth: bool, has_reference: bool) -> bool:
-    metric = BY_NAME[name]
-    if metric.kind == "alone":
-        return True
-    return has_reference if compares_with_reference(name) else has_truth
+    if compares_with_truth(name):
+        return has_truth
+    return has_reference or not compares_with_reference(name)
+
+
+def compares_with_truth(name: str) -> bool:
+    """Whether a metric looks at the truth of the same image, or at the set of truths."""
+    return BY_NAME[name].kind != "alone" and not compares_with_reference(name)
 
 
 def compares_with_reference(name: str) -> bool:

@@ -1,8 +1,8 @@
 """U-IDS and P-IDS: how well a linear classifier tells restored features from true ones.
 
 After Zhao et al. 2021 (CoModGAN): 0.5 is indistinguishable, 0 is told apart without a mistake.
-Their form judges the classifier on what it was fitted on. As many points as dimensions can always be
-parted, so that a perfect restorer scores 0 with few images: there the form says nothing and is
+Their form judges the classifier on what it was fitted on. As many points as dimensions can always
+be parted, so that a perfect restorer scores 0 with few images: there the form says nothing and is
 refused. The other form judges pairs that the classifier has not seen.
 """
 

@@ -52,14 +52,14 @@ class Frechet:
 class Gaussian:
     """Mean and covariance of a set; the factor is computed once and serves many distances."""
 
-    def __init__(self, mean: Values, covariance: Values) -> None:
-        """Take (D,) and (D, D)."""
-        self.mean, self.covariance = mean, covariance
+    def __init__(self, mean: Values, covariance: Values, extractor: str = "") -> None:
+        """Take (D,) and (D, D), and what made the features, if that is known."""
+        self.mean, self.covariance, self.extractor = mean, covariance, extractor
 
     @classmethod
     def of(cls, moments: Moments) -> "Gaussian":
         """With the moments of a set."""
-        return cls(moments.mean, moments.covariance)
+        return cls(moments.mean, moments.covariance, moments.extractor)
 
     @cached_property
     def factor(self) -> Values:
@@ -234,27 +234,27 @@ def load_reference(path: Path) -> Gaussian:
         UserError: If it is not there, or holds none of these.
     """
     try:
-        mean, covariance = _pth(path) if path.suffix in (".pth", ".pt") else _npz(path)
+        gaussian = _pth(path) if path.suffix in (".pth", ".pt") else _npz(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such statistics file") from None
     except Exception as error:  # zipfile, numpy and torch fail in ways of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: no statistics of a reference set ({reason})") from None
+    mean, covariance = gaussian.mean, gaussian.covariance
     if covariance.shape != (*mean.shape, *mean.shape) or not np.isfinite(covariance).all():
         raise UserError(f"{path}: mean {mean.shape} and covariance {covariance.shape} do not fit")
-    return Gaussian(mean, covariance)
+    return gaussian
 
 
-def _pth(path: Path) -> tuple[Values, Values]:
+def _pth(path: Path) -> Gaussian:
     import torch
 
     held = torch.load(path, map_location="cpu", weights_only=True)
-    return tuple(np.asarray(held[name], np.float64) for name in ("mean", "cov"))  # type: ignore[return-value]
+    return Gaussian(np.asarray(held["mean"], np.float64), np.asarray(held["cov"], np.float64))
 
 
-def _npz(path: Path) -> tuple[Values, Values]:
+def _npz(path: Path) -> Gaussian:
     with np.load(path, allow_pickle=False) as held:
         if "mu" in held:
-            return held["mu"].astype(np.float64), held["sigma"].astype(np.float64)
-    gaussian = Gaussian.of(Moments.load(path))
-    return gaussian.mean, gaussian.covariance
+            return Gaussian(held["mu"].astype(np.float64), held["sigma"].astype(np.float64))
+    return Gaussian.of(Moments.load(path))

@@ -32,12 +32,9 @@ def paired_kernel_distance(features: Features, truths: Features) -> tuple[float,
     so compare some with themselves.
     """
     count = len(features)
-    sums = (
-        _off_diagonal_sums(features, features)
-        + _off_diagonal_sums(truths, truths)
-        - _off_diagonal_sums(features, truths)
-        - _off_diagonal_sums(truths, features)
-    )
+    between, between_turned = _off_diagonal_sums(features, truths)
+    within = _off_diagonal_sums(features, features)[0] + _off_diagonal_sums(truths, truths)[0]
+    sums = within - between - between_turned
     total = sums.sum()
     value = float(total / (count * (count - 1)))
     if count < 3:
@@ -48,16 +45,18 @@ def paired_kernel_distance(features: Features, truths: Features) -> tuple[float,
 
 def _off_diagonal_mean(features: Features) -> float:
     count = len(features)
-    return float(_off_diagonal_sums(features, features).sum() / (count * (count - 1)))
+    return float(_off_diagonal_sums(features, features)[0].sum() / (count * (count - 1)))
 
 
-def _off_diagonal_sums(one: Features, other: Features) -> Values:
-    """Of each row of the kernel, less what lies on the diagonal: (N,)."""
-    sums = np.empty(len(one))
+def _off_diagonal_sums(one: Features, other: Features) -> tuple[Values, Values]:
+    """Of each row and of each column of the kernel, less what lies on the diagonal: (N,) each."""
+    rows, columns = np.zeros(len(one)), np.zeros(len(one))
     for start, block in _blocks(one, other):
-        rows = np.arange(len(block))
-        sums[start : start + len(block)] = block.sum(axis=1) - block[rows, start + rows]
-    return sums
+        places = np.arange(len(block))
+        block[places, start + places] = 0
+        rows[start : start + len(block)] = block.sum(axis=1)
+        columns += block.sum(axis=0)
+    return rows, columns
 
 
 def _blocks(one: Features, other: Features) -> Iterator[tuple[int, Values]]:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from pipeline.chunks import photo_key
 from pipeline.errors import UserError
+from pipeline.gather import unspelled
 from pipeline.plan import find_photos, find_shards
 from pipeline.sample import IMAGE_SUFFIXES, TRUTH_SUFFIX, split_name
 from pipeline.storage import is_remote, open_input
@@ -116,7 +117,7 @@ def _of_shards(source: str, truths: bool) -> Iterator[tuple[str, Place]]:
             except TarFault as fault:
                 raise UserError(f"{shard}: {fault}; pack it again") from None
         for key, member in _images(members, truths).items():
-            yield key, Place(place, member.body, member.size_bytes)
+            yield unspelled(key), Place(place, member.body, member.size_bytes)
 
 
 def _images(members: Iterable[Member], truths: bool) -> dict[str, Member]:
@@ -128,9 +129,9 @@ def _images(members: Iterable[Member], truths: bool) -> dict[str, Member]:
             continue
         key, suffix = split
         is_truth = suffix.startswith(f"{TRUTH_SUFFIX}.")
-        if suffix.rpartition(".")[2].lower() not in IMAGE_SUFFIXES:
-            continue
-        if key not in chosen or (is_truth == truths and chosen[key][0] != truths):
+        if suffix.rpartition(".")[2].lower() not in IMAGE_SUFFIXES or (is_truth and not truths):
+            continue  # a record that was not restored still holds its truth
+        if key not in chosen or (is_truth and not chosen[key][0]):
             chosen[key] = is_truth, member
     return {key: member for key, (_, member) in chosen.items()}
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.metrics.choose import Chosen, compares_with_reference
+from pipeline.metrics.choose import Chosen, compares_with_reference, compares_with_truth
 from pipeline.metrics.table import BY_NAME
 from pipeline.plan import Unit
 from pipeline.scoring.pairs import Pair, PairSet, slug
@@ -68,6 +68,12 @@ class Work:
         facts = [self.method, self.dataset, self.side, self.wanted, contents]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return f"{unit_prefix(self)}{digest}"
+
+    @property
+    def compares(self) -> bool:
+        """Whether something of it looks at truths."""
+        names = [name for metrics in self.wanted.values() for name in metrics]
+        return any(map(compares_with_truth, names))
 
     def save(self, store: Store) -> None:
         """Write it where its worker looks for it."""
