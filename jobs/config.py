@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vsp_model.registry import ModelConfig
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_DEPTH = 16
 Place = tuple[str, ...]
 
 
@@ -35,6 +36,7 @@ def read_values(path: Path) -> tuple[dict[str, Any], dict[Place, str]]:
     """
     try:
         text = path.read_text("utf-8")
+        _refuse_bombs(path, text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except OSError as error:
@@ -47,6 +49,21 @@ def read_values(path: Path) -> tuple[dict[str, Any], dict[Place, str]]:
     if not isinstance(values, dict):
         raise UserError(f"{path}:1: expected keys and values")
     return values, dict(_places(path, node))
+
+
+def _refuse_bombs(path: Path, text: str) -> None:
+    """Refuse what a stranger's YAML may do to its reader: aliases of aliases, endless nesting."""
+    anchored: list[bool] = []  # of every collection that is open
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        if isinstance(event, yaml.AliasEvent) and any(anchored):
+            raise UserError(f"{path}:{line}: an alias (*name) within an anchor; write it out")
+        if isinstance(event, yaml.CollectionStartEvent):
+            anchored.append(event.anchor is not None)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchored.pop()
+        if len(anchored) > MAX_DEPTH:
+            raise UserError(f"{path}:{line}: nested more than {MAX_DEPTH} deep")
 
 
 def load_model_config(path: Path, overrides: Sequence[str] = ()) -> "ModelConfig":

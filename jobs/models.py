@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.replica import Bundle, Untrained
+    from pipeline.replica import ModelSpec
     from vsp_model.bundle import BundleInfo
-
-    ModelSpec = Bundle | Untrained
 
 BUILT_IN = "vspbfr-128.safetensors"
 
@@ -52,12 +50,13 @@ def tell_terms(model: "ModelSpec") -> None:
     """
     import typer
 
+    line = ""
     if model.kind == "untrained":
         line = (
             f"untrained model {model.path.name} (seed {model.seed}): this shows that the path "
             "works, not what the method can do; give trained weights with --model"
         )
-    else:
+    elif model.kind == "bundle":
         line = _info(model.path).notice
     if line:
         typer.echo(line, err=True)
@@ -65,6 +64,12 @@ def tell_terms(model: "ModelSpec") -> None:
 
 def model_size(model: "ModelSpec") -> int:
     """Side of the faces that a model works on, in pixels."""
+    if model.kind == "callable":
+        return model.size
+    if model.kind == "baseline":
+        from pipeline.baselines.others import SIZE
+
+        return SIZE
     config = model.config if model.kind == "untrained" else _info(model.path).config
     assert config.kind == "vspbfr", "what `model_values` names is whole"
     return config.size

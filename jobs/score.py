@@ -8,6 +8,7 @@ import typer
 from jobs.models import num_cores
 from jobs.options import AsJson, DryRun, OnlyFailed, Patience, Pool, RayAddress, Restart
 
+EXIT_BAD_RECORDS = 3
 EXAMPLE = "vsp score restored/ scores/ --gt truth/"
 
 
@@ -89,7 +90,7 @@ def command(
     75 stopped by a signal: run it again to go on.
     """
     from jobs.running import RunFlags
-    from jobs.scoring import ScoreRequest, finish, run_score
+    from jobs.scoring import ScoreRequest, finish, has_unscored, run_score
 
     request = ScoreRequest(
         source=source,
@@ -117,9 +118,12 @@ def command(
         as_json=as_json,
     )
     scored = run_score(request, flags)
-    if not dry_run and scored.exit_code in (0, 3):
-        finish(out, seed=seed, intersection=intersection, report=report, quiet=as_json)
-    return scored.exit_code
+    if dry_run or scored.exit_code not in (0, EXIT_BAD_RECORDS):
+        return scored.exit_code
+    if scored.summary is None:
+        typer.echo("every image has its scores; nothing was computed", err=True)
+    results = finish(out, seed=seed, intersection=intersection, report=report, quiet=as_json)
+    return EXIT_BAD_RECORDS if has_unscored(results, request) else 0
 
 
 def _name(source: str) -> str:

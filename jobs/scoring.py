@@ -14,12 +14,14 @@ from jobs.running import Job, RunFlags
 
 if TYPE_CHECKING:
     from pipeline.metrics.choose import Choice
+    from pipeline.results import Results
     from pipeline.runner import Summary
     from pipeline.scoring.pairs import Pair, PairSet
     from pipeline.scoring.sources import Found
     from pipeline.scoring.work import Work
     from pipeline.storage import Store
 
+UNSCORED = ("missing_pair", "decode_error", "shape_mismatch", "oom", "failed")
 STATISTICS = (".pth", ".npz", ".parquet")
 
 
@@ -109,7 +111,6 @@ def run_score(request: ScoreRequest, flags: RunFlags) -> Scored:
     if not flags.dry_run:
         save_current(store, sets, choice, work, _references(request))
     if not work:
-        typer.echo(f"all {len(sets[0].pairs)} images have every score", err=True)
         return Scored(choice.missing)
     config = ScoreConfig(choice.chosen)
     job = Job(
@@ -247,7 +248,7 @@ def _work(store: "Store", sets: "Sequence[PairSet]", choice: "Choice") -> "Itera
         yield from missing_work(store, pair_set, choice.chosen)
 
 
-def finish(out: str, *, seed: int, intersection: bool, report: bool, quiet: bool) -> None:
+def finish(out: str, *, seed: int, intersection: bool, report: bool, quiet: bool) -> "Results":
     """Aggregate what was scored, print the table, write the page.
 
     Args:
@@ -261,7 +262,6 @@ def finish(out: str, *, seed: int, intersection: bool, report: bool, quiet: bool
         UserError: If methods have other images than one another.
     """
     from pipeline.aggregate import AggregateConfig, Facts, aggregate
-
     from pipeline.report.terminal import table_lines
     from pipeline.scoring.current import load_current
     from pipeline.storage import LocalStore, open_store
@@ -278,6 +278,17 @@ def finish(out: str, *, seed: int, intersection: bool, report: bool, quiet: bool
         from pipeline.report.build import ReportConfig, write_report
 
         typer.echo(f"report: {write_report(store.root, ReportConfig())}", err=True)
+    return results
+
+
+def has_unscored(results: "Results", request: ScoreRequest) -> bool:
+    """Whether an image of the request is not as it should be: lost, broken, of another size."""
+    return any(
+        status in UNSCORED
+        for cell in results.cells
+        if (cell.method, cell.dataset) == (request.method, request.dataset)
+        for status in cell.statuses
+    )
 
 
 def provenance(seed: int) -> dict[str, str]:

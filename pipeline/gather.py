@@ -198,6 +198,13 @@ def _columns_item(name: str, columns: Mapping[str, Any]) -> Item:
     return Item(name, "", len(data), f"{zlib.crc32(data):08x}", data)
 
 
+def unspelled(key: str) -> str:
+    """A record's key as the file was named that `member_names` made it of."""
+    for spelling, sign in (("%7E", "~"), ("%2E", "."), ("%25", "%")):
+        key = key.replace(spelling, sign)
+    return key
+
+
 def member_names(paths: Sequence[PurePosixPath]) -> list[str]:
     """Name the tar members of relative image paths so that no two share a key.
 

@@ -52,11 +52,64 @@ class Untrained(Frozen):
     @property
     def sha256(self) -> str:
         """Identifies the weights: they follow from the config and the seed alone."""
-        text = canonical({"config": self.config.model_dump(mode="json"), "seed": self.seed})
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest({"config": self.config.model_dump(mode="json"), "seed": self.seed})
 
 
-ModelSpec = Annotated[Bundle | Untrained, Field(discriminator="kind")]
+class Baseline(Frozen):
+    """Another team's restorer, loaded through spandrel; see `pipeline.baselines.others`.
+
+    Attributes:
+        path: Its checkpoint.
+        weights_sha256: Of that file.
+        arch: What it must hold.
+        w: CodeFormer's fidelity: 0 the codebook's face, 1 closest to the input.
+    """
+
+    kind: Literal["baseline"] = "baseline"
+    path: Path
+    weights_sha256: str
+    arch: Literal["gfpgan", "restoreformer", "codeformer"]
+    w: float = Field(0.5, ge=0, le=1)
+
+    @property
+    def name(self) -> str:
+        """What the sidecar calls the model."""
+        return f"{self.path.name} (w {self.w:g})" if self.arch == "codeformer" else self.path.name
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the weights and what is done with them."""
+        return _digest(self.model_dump(mode="json", exclude={"path"}))
+
+
+class OwnCode(Frozen):
+    """A user's function; see `pipeline.baselines.own`.
+
+    Attributes:
+        function: `package.module:function`.
+        folder: Where it is looked for before the installed packages.
+        size: Side of the faces that it is given and gives back, in pixels.
+        source_sha256: Of the module's file.
+    """
+
+    kind: Literal["callable"] = "callable"
+    function: str
+    folder: Path
+    size: int = Field(ge=8)
+    source_sha256: str
+
+    @property
+    def name(self) -> str:
+        """What the sidecar calls the model."""
+        return self.function
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the code of its module; what that imports is not looked at."""
+        return _digest(self.model_dump(mode="json", exclude={"folder"}))
+
+
+ModelSpec = Annotated[Bundle | Untrained | Baseline | OwnCode, Field(discriminator="kind")]
 
 
 class ReplicaConfig(Frozen):
@@ -92,13 +145,25 @@ def canonical(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
 def load_model(config: ReplicaConfig) -> Restorer:
     """Make the restorer that `config` names ready to run, in a process that does nothing else."""
     keep_freed_memory()
     spec = config.model
     if isinstance(spec, Bundle):
         return Runtime(checkpoints.load(spec.path), config.runtime)
-    return Runtime(registry.untrained(spec.config, seed=spec.seed), config.runtime)
+    if isinstance(spec, Untrained):
+        return Runtime(registry.untrained(spec.config, seed=spec.seed), config.runtime)
+    if isinstance(spec, Baseline):
+        from pipeline.baselines.others import load_baseline
+
+        return load_baseline(spec, config.runtime)
+    from pipeline.baselines.own import load_own_code
+
+    return load_own_code(spec)
 
 
 LoadModel = Callable[[ReplicaConfig], Restorer]

@@ -169,9 +169,10 @@ class ScoreStage:
         return face, self._add_truth(face, record)
 
     def _add_truth(self, face: Face, record: ScoreRecord) -> _Fault | None:
-        """Decode the truth; or why it cannot be compared with."""
+        """Decode the truth; or why it cannot be compared with, if that is wanted."""
         if not record.item.gt.path:
-            return _Fault("missing_pair", "no truth of this name", only_comparing=True)
+            fault = _Fault("missing_pair", "no truth of this name", only_comparing=True)
+            return fault if record.work.compares else None
         try:
             truth = images.decode(record.gt, PIXEL_BUDGET)[1]
         except ImageFault as fault:

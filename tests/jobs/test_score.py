@@ -90,7 +90,7 @@ def test_the_same_command_again_does_nothing_and_a_new_metric_only_itself(score,
 
     code, _, err = score(metrics="psnr")
     assert (code, score_files(faces / "out")) == (0, before)
-    assert "every score" in err
+    assert "nothing was computed" in err
 
     code, _, _ = score(metrics="psnr,detail")
     after = score_files(faces / "out")
@@ -137,6 +137,7 @@ def test_bad_images_are_rows_with_a_reason_and_all_others_are_scored(score, face
     }  # fmt: skip
     psnr = cell(faces / "out", "psnr")
     assert (psnr["num_ok"], psnr["num_total"]) == (1, 5)
+    assert score(metrics="psnr,niqe-small")[0] == 3  # as it is, though nothing is left to do
 
 
 def test_a_second_method_joins_the_table(score, faces):
@@ -271,3 +272,14 @@ def test_the_scores_have_the_stated_schema(score, faces):
     path = next((faces / "out" / "scores").iterdir())
 
     assert pq.read_schema(path).equals(SCORES_SCHEMA)
+
+
+def test_a_set_without_truths_is_scored_alone(vsp, faces):
+    code, _, _ = vsp(
+        "score", faces / "ours", faces / "out", "--metrics", "default", "--weights", faces,
+        "--no-report",
+    )  # fmt: skip
+
+    assert code == 0
+    assert {row["metric"] for row in rows(faces / "out")} == {"niqe-like:y:32:fitted"}
+    assert {row["status"] for row in rows(faces / "out")} == {"ok"}

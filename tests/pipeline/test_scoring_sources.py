@@ -81,3 +81,26 @@ def test_a_broken_shard_is_refused(tmp_path, make):
 
     with pytest.raises(UserError, match=r"a\.tar: .*pack it again"):
         find_images(str(tmp_path))
+
+
+def test_a_record_without_its_restored_image_is_not_taken_for_its_truth(tmp_path, make):
+    records = {"f0.hq.png": make.png(0), "f1.png": make.png(1), "f1.hq.png": make.png(2)}
+    (tmp_path / "a.tar").write_bytes(make.tar_bytes(records))
+
+    assert list(find_images(str(tmp_path))) == ["f1"]
+    assert list(find_images(str(tmp_path), truths=True)) == ["f0", "f1"]
+
+
+@pytest.mark.parametrize("name", ["a.b", "50%", "x~1", "%2E"])
+def test_a_folder_and_its_shards_have_the_same_keys(tmp_path, make, name):
+    from pathlib import PurePosixPath
+
+    from pipeline.gather import member_names
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / f"{name}.png").write_bytes(make.png())
+    (member,) = member_names([PurePosixPath(f"{name}.png")])
+    (tmp_path / "a.tar").write_bytes(make.tar_bytes({member: make.png()}))
+
+    assert list(find_images(str(tmp_path / "a.tar"))) == [name]
+    assert list(find_images(str(tmp_path / "folder"))) == [name]

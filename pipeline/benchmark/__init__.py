@@ -1,0 +1,1 @@
+"""A benchmark: which data sets, which methods, where they lie, what they cost."""
