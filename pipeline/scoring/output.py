@@ -16,7 +16,7 @@ from pipeline.sidecar import Provenance, Row, write_sidecar
 from pipeline.stage import Task
 from pipeline.storage import OWN_FOLDER, Store, open_store, trouble
 
-ROWS_PER_GROUP = 512
+FEATURES_PER_GROUP = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class ScoreOutput:
         with trouble(self._store.url):
             for family, rows in sorted(self._rows.features.items()):
                 names.append(f"{FEATURES}/{family}/{self._shard}.parquet")
-                _write(self._attempt.open(names[-1]), _features_table(rows))
+                _write(self._attempt.open(names[-1]), _features_table(rows), FEATURES_PER_GROUP)
             if self._rows.scores:
                 names.append(f"{SCORES}/{self._shard}.parquet")
                 _write(self._attempt.open(names[-1]), _scores_table(self._rows.scores))
@@ -125,12 +125,12 @@ def _features_table(rows: Sequence[FeatureRow]) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _write(file: BinaryIO, table: pa.Table) -> None:
+def _write(file: BinaryIO, table: pa.Table, rows_per_group: int | None = None) -> None:
     pq.write_table(
         table,
         file,
         compression="zstd",
         compression_level=3,
-        row_group_size=ROWS_PER_GROUP,
+        row_group_size=rows_per_group,
         write_page_checksum=True,
     )

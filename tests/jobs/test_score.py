@@ -183,7 +183,7 @@ def test_shards_of_restored_faces_find_their_truth_in_the_record(vsp, faces, sco
     assert cell(faces / "out", "psnr")["num_ok"] == 4
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_neither_threads_nor_processes_change_a_byte(score, faces, threads):
     score()
     code, _, _ = score("--threads", threads, "--workers", threads, out="other")

@@ -37,6 +37,7 @@ def scores(faces, out) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (faces / out / "scores").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_killed_scorer_goes_on_to_the_same_scores_and_results(faces):
     subprocess.run(command(faces, "whole"), check=True, capture_output=True)
     killed = subprocess.Popen(
