@@ -100,6 +100,7 @@ def fan(saved):
     return fan_path, saved("s3fd-619a316812.pth", detector.state_dict())
 
 
+@pytest.mark.slow
 def test_fan_scores_and_what_is_not_found(fan):
     from pipeline.metrics.fan import FanJudge
 
@@ -137,6 +138,7 @@ def test_of_several_faces_the_one_nearest_to_the_middle(fan):
     assert _nearest(boxes[:0], image) is None
 
 
+@pytest.mark.slow
 def test_wflw_measures_pixels(saved, monkeypatch):
     from facexlib.alignment import awing_arch
 

@@ -119,6 +119,7 @@ def test_values_faults_and_files_of_each_metric(judge):
     assert ours.score(face((0, 255, 0)))["mean"].value == pytest.approx(10)
 
 
+@pytest.mark.slow
 def test_what_is_random_hangs_on_seed_and_key_and_a_dead_program_starts_again_once(judge):
     ours = judge("crops", "deadly")
     first = [ours.score(face(key=key))["crops"].value for key in "aba"]
@@ -141,6 +142,7 @@ def test_no_pyiqa_is_told_at_once_with_the_fix(tmp_path, judge):
         IqaJudge(tmp_path / "none", "piqe")
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_process_that_started_it(python):
     code = (
         "import os\n"
