@@ -123,6 +123,7 @@ def _evaluate(run: "Evaluation", *, intersection: bool, report: bool) -> int:
     from jobs.evaluation_end import conclude
     from jobs.evaluation_status import status_table
     from jobs.methods import notice_of
+    from jobs.scoring import has_unscored
     from pipeline.locks import run_lock
     from pipeline.plan import make_out
     from pipeline.storage import LocalStore
@@ -142,13 +143,14 @@ def _evaluate(run: "Evaluation", *, intersection: bool, report: bool) -> int:
         again = shlex.join(["vsp", *sys.argv[1:]])
         typer.echo(f"vsp: stopped; to go on: {again}", err=True)
         return EXIT_STOPPED
-    conclude(run, outcome, intersection=intersection, report=report)
+    results = conclude(run, outcome, intersection=intersection, report=report)
     if outcome.failures:
         Console(stderr=True, soft_wrap=True).print(status_table(run))
         again = "run the same command again once that is mended"
         typer.echo(f"vsp: {len(outcome.failures)} not evaluated, see above; {again}", err=True)
         return EXIT_FAILED
-    return 0 if outcome.all_good else EXIT_BAD_RECORDS
+    is_bad = any(has_unscored(results, method, dataset) for dataset, method in run.cells)
+    return EXIT_BAD_RECORDS if is_bad or not outcome.all_good else 0
 
 
 def _stop() -> None:

@@ -73,6 +73,7 @@ def check_metrics(run: Evaluation) -> None:
         UserError: With the data set, and what is missing.
     """
     from pipeline.metrics.choose import choose
+    from pipeline.metrics.families import IQA_PYTHON
     from pipeline.weights import default_folder
 
     for name, dataset in run.benchmark.datasets.items():
@@ -82,7 +83,7 @@ def check_metrics(run: Evaluation) -> None:
                 default_folder(),
                 has_truth=dataset.has_truth,
                 has_reference=bool(dataset.reference),
-                iqa_python=run.iqa_python,
+                given={IQA_PYTHON: run.iqa_python} if run.iqa_python else {},
             )
         except UserError as error:
             raise UserError(f"datasets.{name}: {error}") from None

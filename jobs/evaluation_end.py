@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.results import Rank, Results
 
 
-def conclude(run: Evaluation, outcome: "Outcome", *, intersection: bool, report: bool) -> None:
+def conclude(run: Evaluation, outcome: "Outcome", *, intersection: bool, report: bool) -> "Results":
     """Aggregate what was scored, print the table, write the page.
 
     Args:
@@ -29,19 +29,17 @@ def conclude(run: Evaluation, outcome: "Outcome", *, intersection: bool, report:
     Raises:
         UserError: If methods have other images than one another.
     """
-    from pipeline.report.terminal import table_lines
+    from jobs.scoring import show
     from pipeline.storage import LocalStore
 
     store = LocalStore(run.out)
     results = _results(run, _facts(run, outcome), intersection=intersection)
     results = _as_asked(results, run.benchmark, outcome.failures)
     results.save(store)
-    for line in [*table_lines(results), *_cost_lines(results)]:
+    show(results, store, report=report)
+    for line in _cost_lines(results):
         typer.echo(line)
-    if report:
-        from pipeline.report.build import ReportConfig, write_report
-
-        typer.echo(f"report: {write_report(store.root, ReportConfig())}", err=True)
+    return results
 
 
 def _results(run: Evaluation, facts: "Facts", *, intersection: bool) -> "Results":

@@ -65,6 +65,10 @@ def command(
         Path | None,
         typer.Option(help="Python of an environment with pyiqa, for musiq, maniqa, clipiqa."),
     ] = None,
+    niqe_model: Annotated[
+        Path | None,
+        typer.Option(help="Your own clean faces for niqe-small, of `vsp weights fit-niqe`."),
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write OUT/report/index.html.")
     ] = True,
@@ -105,6 +109,7 @@ def command(
         groups=groups,
         weights=weights,
         iqa_python=iqa_python,
+        niqe_model=niqe_model,
     )
     flags = RunFlags(
         pool=pool,
@@ -123,7 +128,7 @@ def command(
     if scored.summary is None:
         typer.echo("every image has its scores; nothing was computed", err=True)
     results = finish(out, seed=seed, intersection=intersection, report=report, quiet=as_json)
-    return EXIT_BAD_RECORDS if has_unscored(results, request) else 0
+    return EXIT_BAD_RECORDS if has_unscored(results, request.method, request.dataset) else 0
 
 
 def _name(source: str) -> str:

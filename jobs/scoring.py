@@ -44,6 +44,7 @@ class ScoreRequest:
         strict: Refuse images without truth and truths without image.
         weights: Folder of weight files; None for the usual one.
         iqa_python: Python of the environment that holds pyiqa.
+        niqe_model: Model of the user's own clean faces for niqe-small.
     """
 
     source: str
@@ -60,6 +61,7 @@ class ScoreRequest:
     strict: bool = False
     weights: Path | None = None
     iqa_python: Path | None = None
+    niqe_model: Path | None = None
 
     @property
     def reference_images(self) -> str | None:
@@ -136,15 +138,17 @@ def _references(request: ScoreRequest) -> dict[str, str]:
 
 def _choose(request: ScoreRequest) -> "Choice":
     from pipeline.metrics.choose import choose
+    from pipeline.metrics.families import IQA_PYTHON, NIQE_SMALL
     from pipeline.weights import default_folder
 
     names = [name.strip() for name in request.metrics.split(",") if name.strip()]
+    named = {IQA_PYTHON: request.iqa_python, NIQE_SMALL: request.niqe_model}
     return choose(
         names,
         request.weights or default_folder(),
         has_truth=request.gt is not None,
         has_reference=request.reference is not None,
-        iqa_python=request.iqa_python,
+        given={need: path for need, path in named.items() if path is not None},
     )
 
 
@@ -262,31 +266,37 @@ def finish(out: str, *, seed: int, intersection: bool, report: bool, quiet: bool
         UserError: If methods have other images than one another.
     """
     from pipeline.aggregate import AggregateConfig, Facts, aggregate
-    from pipeline.report.terminal import table_lines
     from pipeline.scoring.current import load_current
-    from pipeline.storage import LocalStore, open_store
+    from pipeline.storage import open_store
 
     store = open_store(out)
     current = load_current(store)
     config = AggregateConfig(seed=seed, intersection=intersection, references=current.references)
     facts = Facts(title=Path(out).name, missing=current.missing, provenance=provenance(seed))
     results = aggregate(store, config, facts)
-    if not quiet:
-        for line in table_lines(results):
-            typer.echo(line)
+    show(results, store, report=report, quiet=quiet)
+    return results
+
+
+def show(results: "Results", store: "Store", *, report: bool, quiet: bool = False) -> None:
+    """Print the table and write the page; see `finish`."""
+    from pipeline.report.terminal import table_lines
+    from pipeline.storage import LocalStore
+
+    for line in () if quiet else table_lines(results):
+        typer.echo(line)
     if report and isinstance(store, LocalStore):
         from pipeline.report.build import ReportConfig, write_report
 
         typer.echo(f"report: {write_report(store.root, ReportConfig())}", err=True)
-    return results
 
 
-def has_unscored(results: "Results", request: ScoreRequest) -> bool:
-    """Whether an image of the request is not as it should be: lost, broken, of another size."""
+def has_unscored(results: "Results", method: str, dataset: str) -> bool:
+    """Whether an image is not as it should be: lost, broken, of another size."""
     return any(
         status in UNSCORED
         for cell in results.cells
-        if (cell.method, cell.dataset) == (request.method, request.dataset)
+        if (cell.method, cell.dataset) == (method, dataset)
         for status in cell.statuses
     )
 

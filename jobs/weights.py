@@ -1,7 +1,7 @@
 """`vsp weights`: the folder of weight files, known by their sha256. Nothing is downloaded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pipeline.images import Pixels
+    from pipeline.scoring.sources import Found
     from pipeline.weights import Entry
 
 EXAMPLE = "vsp weights add downloads/restoration_net.pt"
@@ -114,6 +116,42 @@ def self_test_command(
         for each in tested:
             typer.echo(f"{each.verdict:<6} {each.name}: {each.line}")
     return EXIT_FAILED if any(each.verdict == "FAILED" for each in tested) else 0
+
+
+@app.command("fit-niqe", epilog="Example: vsp weights fit-niqe clean/ own-niqe.npz")
+def fit_niqe_command(
+    clean: Annotated[
+        str, typer.Argument(metavar="CLEAN", help="Clean faces: a folder of images, or shards.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The model, an .npz.")],
+) -> None:
+    """Learn what clean faces look like, for `vsp score --niqe-model`.
+
+    The metric is niqe-small: NIQE in blocks of 32 pixels. Compare numbers of one model only.
+    """
+    from pipeline.errors import UserError
+    from pipeline.metrics.natural import fit, save_model
+    from pipeline.scoring.sources import find_images
+
+    if out.suffix != ".npz":
+        raise UserError(f"{out}: expected a name that ends in .npz")
+    found = find_images(clean, truths=True)
+    left_out: list[str] = []
+    save_model(out, fit(_decoded(found, left_out)))
+    typer.echo(f"{out}: fitted on {len(found) - len(left_out)} images")
+
+
+def _decoded(found: "Found", left_out: list[str]) -> "Iterator[Pixels]":
+    """The images that can be read; what cannot is told, and its key goes to `left_out`."""
+    from pipeline import images
+    from pipeline.scoring.sources import read_place
+
+    for key, place in found.items():
+        try:
+            yield images.decode(read_place(place))[1]
+        except (images.ImageFault, OSError) as error:
+            left_out.append(key)
+            typer.echo(f"vsp: {key}: left out ({error})", err=True)
 
 
 def _line(entry: "Entry") -> str:

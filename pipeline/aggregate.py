@@ -55,7 +55,7 @@ class Facts:
         title: Of the evaluation.
         missing: Metrics that were not computed, a line each with the fix.
         notices: Method -> terms of its weights, or what a reader must know.
-        costs: Method -> params_m, gflops, images_per_s.
+        costs: Method -> params_m, gmacs, images_per_s.
         published: Numbers that papers printed.
         dataset_notes: Data set -> what a reader must know.
         provenance: Command, commit, versions ... in the order shown.

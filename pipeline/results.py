@@ -56,7 +56,7 @@ class MethodInfo(_Record):
     notice: str = ""
     """Terms of its weights, or what a reader must know."""
     cost: dict[str, float] = {}
-    """params_m, gflops, images_per_s where it was measured."""
+    """params_m, gmacs, images_per_s, batch_size, threads, where it was measured."""
 
 
 class Cell(_Record):

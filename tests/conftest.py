@@ -8,6 +8,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# What tests share, and what workers in other processes import by name.
+DOUBLES = str(ROOT / "tests" / "doubles")
+sys.path.insert(0, DOUBLES)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [DOUBLES, os.environ.get("PYTHONPATH")]))
+
 # Read once, when torch starts: another thread count sums in another order and gives other bits.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MKL_NUM_THREADS", "2")

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pipeline.errors import UserError
 from pipeline.metrics.families import (
@@ -75,7 +76,7 @@ class Choice:
 
 def choose(
     names: Sequence[str], folder: Path, *, has_truth: bool, has_reference: bool,
-    iqa_python: Path | None = None,
+    given: Mapping[Need, Path] = MappingProxyType({}),
 ) -> Choice:  # fmt: skip
     """Resolve what the user asked for.
 
@@ -84,7 +85,7 @@ def choose(
         folder: Where weight files are.
         has_truth: Whether there are truths to compare with.
         has_reference: Whether there is a clean set to compare with.
-        iqa_python: Python of the environment that holds pyiqa.
+        given: Files that the user named: pyiqa's Python, a model of clean faces.
 
     Raises:
         UserError: If a name is unknown, or one that was named cannot be computed.
@@ -100,9 +101,9 @@ def choose(
                 raise UserError(f"--metrics {name}: needs {_input_of(name)}")
         if not possible:
             continue
-        fault = _fault(family, folder, iqa_python)
+        fault = _fault(family, folder, given)
         if not fault:
-            chosen.append(_chosen(family, possible, folder, iqa_python))
+            chosen.append(_chosen(family, possible, folder, given))
         elif set(names) & {family.name, *possible}:
             raise UserError(f"--metrics {', '.join(possible)}: {fault}")
         else:
@@ -155,12 +156,12 @@ def _input_of(name: str) -> str:
     return "the true faces; give --gt"
 
 
-def _fault(family: AnyFamily, folder: Path, iqa_python: Path | None) -> str:
+def _fault(family: AnyFamily, folder: Path, given: Mapping[Need, Path]) -> str:
     """Why a family cannot run, with the fix; "" if it can."""
     if absent := family.absent_packages:
         return f"needs {', '.join(absent)}; pip install 'vsp-restore[{family.extra}]'"
     for need in family.needs:
-        if _path(need, folder, iqa_python) is None:
+        if _path(need, folder, given) is None:
             if need is IQA_PYTHON:
                 return "needs pyiqa in an environment of its own; give its --iqa-python"
             names = " or ".join(need.names)
@@ -168,20 +169,20 @@ def _fault(family: AnyFamily, folder: Path, iqa_python: Path | None) -> str:
     return ""
 
 
-def _path(need: Need, folder: Path, iqa_python: Path | None) -> Path | None:
-    if need is IQA_PYTHON:
-        return iqa_python
+def _path(need: Need, folder: Path, given: Mapping[Need, Path]) -> Path | None:
+    if known := given.get(need, need.bundled):
+        return known
     return next((folder / name for name in need.names if (folder / name).is_file()), None)
 
 
 def _chosen(
-    family: AnyFamily, metrics: tuple[str, ...], folder: Path, iqa_python: Path | None
+    family: AnyFamily, metrics: tuple[str, ...], folder: Path, given: Mapping[Need, Path]
 ) -> Chosen:
     paths = {}
     for need in family.needs:
-        path = _path(need, folder, iqa_python)
+        path = _path(need, folder, given)
         assert path, "looked at before"
         paths[need.role] = path
     own = [path for role, path in paths.items() if role != IQA_PYTHON.role]
-    files = {path.name: sha256_of(path) for path in (*family.bundled, *own)}
+    files = {path.name: sha256_of(path) for path in own}
     return Chosen(family.name, metrics, paths, files)

@@ -9,19 +9,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pipeline.faces.detect import YUNET_PATH
 from pipeline.metrics.judge import Extractor, Judge
+from pipeline.metrics.natural import SMALL_MODEL_PATH
 
 Paths = Mapping[str, Path]
-_YUNET = Path(__file__).parent.parent / "faces" / "yunet_n_dynamic.onnx"
-_NIQE_SMALL = Path(__file__).with_name("niqe_small_faces.npz")
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A weight file: what the judge calls it, and the names it may have in the weight folder."""
+    """A file that a judge cannot do without.
+
+    Attributes:
+        role: What the judge calls it.
+        names: Those it may have in the folder of weights.
+        bundled: Where it lies if it comes with the program.
+    """
 
     role: str
     names: tuple[str, ...]
+    bundled: Path | None = None
 
 
 Built = TypeVar("Built", Judge, Extractor)
@@ -41,7 +48,6 @@ class Family(Generic[Built]):
         by_default: Whether `--metrics default` takes it where it is at hand.
         uses_points: Whether it looks at `Face.points`.
         dtype: Of what its values are computed in.
-        bundled: Weight files that come with the program.
     """
 
     name: str
@@ -53,7 +59,6 @@ class Family(Generic[Built]):
     by_default: bool = True
     uses_points: bool = False
     dtype: str = "float32"
-    bundled: tuple[Path, ...] = ()
 
     @property
     def absent_packages(self) -> tuple[str, ...]:
@@ -72,6 +77,8 @@ RETINAFACE = Need(
 )
 MINI_XCEPTION = Need("network", ("mini_xception_fer2013.safetensors",))
 NIQE = Need("model", ("niqe_pris_params.npz", "niqe_modelparameters.mat"))
+NIQE_SMALL = Need("model", (), SMALL_MODEL_PATH)
+YUNET = Need("detector", (), YUNET_PATH)
 INCEPTION = Need(
     "network",
     ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"),
@@ -129,7 +136,7 @@ def _niqe(paths: Paths) -> Judge:
 def _niqe_small(paths: Paths) -> Judge:
     from pipeline.metrics.natural import SmallNiqeJudge
 
-    return SmallNiqeJudge()
+    return SmallNiqeJudge(paths["model"])
 
 
 def _identity(paths: Paths) -> Judge:
@@ -147,7 +154,7 @@ def _expression(paths: Paths) -> Judge:
 def _yunet(paths: Paths) -> Judge:
     from pipeline.metrics.landmarks import LandmarkJudge
 
-    return LandmarkJudge("yunet")
+    return LandmarkJudge("yunet", paths["detector"])
 
 
 def _retinaface(paths: Paths) -> Judge:
@@ -246,7 +253,7 @@ FAMILIES: tuple[Family[Judge], ...] = (
     Family("lpips-vgg", ("lpips-vgg",), _vgg, (VGG,)),
     Family("niqe", ("niqe",), _niqe, (NIQE,), dtype="float64"),
     Family(
-        "niqe-small", ("niqe-small",), _niqe_small, dtype="float64", bundled=(_NIQE_SMALL,),
+        "niqe-small", ("niqe-small",), _niqe_small, (NIQE_SMALL,), dtype="float64",
     ),
     Family(
         "identity", ("identity", "identity-angle"), _identity, (MOBILEFACENET,),
@@ -256,7 +263,7 @@ FAMILIES: tuple[Family[Judge], ...] = (
         "expression", ("expression", "expression-distance"), _expression, (MINI_XCEPTION,),
         uses_points=True,
     ),
-    Family("yunet", _landmark_metrics("yunet"), _yunet, bundled=(_YUNET,)),
+    Family("yunet", _landmark_metrics("yunet"), _yunet, (YUNET,)),
     Family("retinaface", _landmark_metrics("retinaface"), _retinaface, (RETINAFACE,)),
     Family("fan", _landmark_metrics("fan"), _fan, (FAN, SFD), ("face_alignment",), "eval"),
     Family("wflw", ("lmd",), _wflw, (WFLW,)),

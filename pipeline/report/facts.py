@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pipeline.report import markup
 from pipeline.report.compare import Change, Changes
 from pipeline.report.escape import name, text
-from pipeline.report.grid import ARROWS, decimals, number
+from pipeline.report.grid import ARROWS, COSTS, cost, decimals, number
 from pipeline.results import Comparison, MethodInfo, MetricInfo, Results
 
 ALPHA = 0.05
@@ -106,28 +106,19 @@ def _change_row(change: Change) -> str:
 def methods(results: Results) -> str:
     """Each method's cost, terms and revision."""
     costs = list(dict.fromkeys(key for info in results.methods for key in info.cost))
-    head = ["Method", *(_cost_name(key) for key in costs), "Notice", "Revisions"]
+    head = ["Method", *(text(COSTS.get(key, key)) for key in costs), "Notice", "Revisions"]
     rows = [_method_row(info, costs) for info in results.methods]
     cells = [markup.heading(each) for each in head]
     return markup.table("Methods", cells, rows, kind="facts")
 
 
-def _cost_name(key: str) -> str:
-    known = {"params_m": "Parameters, M", "gflops": "GFLOPs", "images_per_s": "Images/s"}
-    return known.get(key, text(key))
-
-
 def _method_row(info: MethodInfo, costs: Iterable[str]) -> str:
-    cells = [markup.cell(_cost(info.cost.get(key)), kind="number") for key in costs]
+    cells = [markup.cell(cost(info.cost.get(key)), kind="number") for key in costs]
     revisions = ", ".join(
         f"{name(dataset)}\u00a0{_code(rev)}" for dataset, rev in info.revs.items()
     )
     return markup.row(name(info.name), [*cells, markup.cell(text(info.notice)),
                                         markup.cell(revisions)])  # fmt: skip
-
-
-def _cost(value: float | None) -> str:
-    return "" if value is None else f"{value:,.4g}"
 
 
 def metrics(results: Results) -> str:

@@ -14,6 +14,11 @@ DIRECTIONS = {
     "zero": "closer to zero is better",
 }
 BEST, SECOND = 1, 2
+COSTS = {
+    "params_m": "Parameters, M", "gmacs": "GMAC", "images_per_s": "Images/s",
+    "batch_size": "Batch", "threads": "Threads",
+}  # fmt: skip
+"""What a method costs (`results.MethodInfo.cost`), as headings say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +144,8 @@ def without_value(grid: Grid) -> dict[str, str]:
         for column in grid.columns
     }
     return {metric: reason for metric, reason in found.items() if reason}
+
+
+def cost(value: float | None) -> str:
+    """A cost as text, "" for one that was not measured."""
+    return "" if value is None else f"{value:,.4g}"

@@ -6,9 +6,11 @@ from pipeline.report.escape import markdown as escaped
 from pipeline.report.grid import (
     ARROWS,
     BEST,
+    COSTS,
     SECOND,
     Column,
     Grid,
+    cost,
     count,
     grids,
     number,
@@ -33,6 +35,8 @@ def markdown(results: Results) -> str:
         blocks += ["## Mean rank", _table(*_ranks(results.ranks))]
     for title in dict.fromkeys(cell.table for cell in results.published):
         blocks += _published(title, [cell for cell in results.published if cell.table == title])
+    if any(info.cost for info in results.methods):
+        blocks += ["## What methods cost", _table(*_costs(results))]
     if results.missing:
         blocks += ["## Not computed", _list(results.missing)]
     if results.warnings:
@@ -103,6 +107,16 @@ def _ranks(ranks: Iterable[Rank]) -> tuple[list[str], list[list[str]]]:
         for rank in ranks
     ]
     return head, rows
+
+
+def _costs(results: Results) -> tuple[list[str], list[list[str]]]:
+    keys = list(dict.fromkeys(key for info in results.methods for key in info.cost))
+    rows = [
+        [escaped(info.name), *(cost(info.cost.get(key)) for key in keys)]
+        for info in results.methods
+        if info.cost
+    ]
+    return ["Method", *(escaped(COSTS.get(key, key)) for key in keys)], rows
 
 
 def _published(title: str, cells: Sequence[PublishedCell]) -> list[str]:

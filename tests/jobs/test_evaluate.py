@@ -85,6 +85,7 @@ def test_every_method_is_scored_and_a_second_run_changes_nothing(vsp, world):
     assert (code, told.count("done")) == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_stopped_evaluation_goes_on_to_the_same_results(vsp, world, monkeypatch):
     from jobs import evaluation_steps
     from jobs.evaluation import Stopped

@@ -1,4 +1,4 @@
-from tests.pipeline.report_folder import write_evaluation
+from report_folder import write_evaluation
 
 
 def test_report_says_where_it_is_and_how_large(vsp, tmp_path):

@@ -81,6 +81,7 @@ def visible(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.*")}
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_finished_by_the_next_and_nobody_is_condemned(
     vsp, shards, restore, start, tmp_path
 ):

@@ -172,6 +172,7 @@ def test_a_run_leaves_its_notes(chain):
     assert (run / "best.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(chain, train, config, shards, tmp_path):
     path, given = config("restorer"), ["--from", chain / "diffuser"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -191,6 +192,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(chain, train, config, shards, tmp
     assert sorted({line["images"] for line in figures}) == [4, 8, 12, 16]
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(chain, train, config, shards, tmp_path):
     path, given = config("encoder"), ["--from", chain / "prior"]
     code, _, err = train("encoder", path, tmp_path / "one", *given)

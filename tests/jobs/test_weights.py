@@ -86,3 +86,30 @@ def test_every_subcommand_has_help_with_an_example(vsp, name):
     code, out, _ = vsp("weights", name, "--help")
     assert code == 0
     assert f"Example: vsp weights {name}" in out
+
+
+def test_a_model_of_own_clean_faces_is_fitted_and_used(vsp, tmp_path):
+    import cv2
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "clean").mkdir()
+    for number in range(8):
+        noise = rng.integers(0, 256, (128, 128, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "clean" / f"{number}.png"), cv2.GaussianBlur(noise, (0, 0), 2))
+    (tmp_path / "clean" / "broken.png").write_bytes(b"no picture")
+    model = tmp_path / "own.npz"
+
+    code, out, err = vsp("weights", "fit-niqe", tmp_path / "clean", model)
+
+    assert code == 0
+    assert "fitted on 8 images" in out
+    assert "broken: left out" in err
+    scores = []
+    for options in ([], ["--niqe-model", model]):
+        folder = tmp_path / f"out{len(options)}"
+        arguments = ["score", tmp_path / "clean", folder, "--metrics", "niqe-small", "--no-report"]
+        assert vsp(*arguments, *options)[0] == 3  # the broken one
+        (cell,) = json.loads((folder / "results.json").read_text())["cells"]
+        scores.append(cell["value"])
+    assert scores[1] < scores[0]  # nearer to what it was fitted on than to faces

@@ -1,10 +1,7 @@
 """Small real things to feed the data plane: images, tars, a restorer that gives back its input."""
 
-import importlib.util
 import io
 import os
-import signal
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
-import torch
+from engine_doubles import SIZE, Hazard, Identity, load_identity
 
 from pipeline.flow import FlowConfig
 from pipeline.ledger import Ledger
@@ -28,7 +25,6 @@ from pipeline.stages.restore import RestoreConfig, RestoreStage
 from pipeline.storage import LocalStore
 from pipeline.tar import TarWriter
 
-SIZE = 32
 PROMPT = RunnerConfig(poll_s=0.05)
 
 
@@ -53,42 +49,6 @@ def tar_bytes(members: dict[str, bytes] | list[tuple[str, bytes]]) -> bytes:
         writer.add(name, data)
     writer.finish()
     return file.getvalue()
-
-
-class Identity:
-    """A restorer that gives back its input, and NaN where the key asks for it."""
-
-    size = SIZE
-
-    def __init__(self):
-        self.shapes: list[tuple[int, ...]] = []
-
-    def restore(self, lq, keys, *, seed=0, noise="seeded"):
-        assert len(keys) == len(lq)
-        self.shapes.append(tuple(lq.shape))
-        restored = lq.clone()
-        for slot, key in enumerate(keys):
-            if "nan" in key:
-                restored[slot, 0, 3, 3] = torch.nan
-        return restored
-
-
-def load_identity(config) -> Identity:
-    """What a worker in another process loads; it finds this function by its name."""
-    return Identity()
-
-
-class Hazard(RestoreStage):
-    """Does to its process what a record's key asks for."""
-
-    def prepare(self, sample):
-        if sample.key.startswith("deadly"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        killed = self._config.model.path.with_name("killed")
-        if sample.key.startswith("once") and not killed.exists():
-            killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().prepare(sample)
 
 
 class Engine:
@@ -170,13 +130,10 @@ def config() -> RestoreConfig:
 @pytest.fixture(scope="session")
 def s3_servers():
     """An S3 server on loopback and a proxy before it that can break requests."""
-    spec = importlib.util.spec_from_file_location(
-        "object_store", Path(__file__).with_name("object_store.py")
-    )
-    parts = sys.modules["object_store"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(parts)
-    with parts.S3Server() as server, parts.FaultyProxy(server.url) as proxy:
-        yield SimpleNamespace(server=server, proxy=proxy, environment=parts.ENVIRONMENT)
+    import object_store  # moto takes a second
+
+    with object_store.S3Server() as server, object_store.FaultyProxy(server.url) as proxy:
+        yield SimpleNamespace(server=server, proxy=proxy, environment=object_store.ENVIRONMENT)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def build(paths):
     def build(family):
         if family not in made:
             definition = BY_FAMILY[family]
-            roles = {need.role: paths[family] for need in definition.needs}
+            roles = {need.role: need.bundled or paths[family] for need in definition.needs}
             made[family] = definition.build(roles)
         return made[family]
 

@@ -56,6 +56,7 @@ def test_a_record_that_kills_its_worker_is_condemned_and_its_neighbours_restored
     assert engine.ledger().condemned(engine.plan()) == {"a": {3: "killed the worker twice"}}
 
 
+@pytest.mark.slow
 def test_one_kill_from_outside_condemns_nobody(engine, make):
     engine.shard("a", {f"once{n}.png": make.png(n) for n in range(4)})
     engine.shard("b", {f"b{n}.png": make.png(n) for n in range(4)})

@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from report_folder import HOSTILE, face, write_evaluation
 
 from pipeline import images
 from pipeline.errors import UserError
@@ -15,7 +16,6 @@ from pipeline.results import Results
 from pipeline.scoring.pairs import Pair, PairSet, slug, write_pairs
 from pipeline.scoring.sources import NOWHERE, Place, find_images
 from pipeline.storage import LocalStore, open_store
-from tests.pipeline.report_folder import HOSTILE, face, write_evaluation
 
 
 class Page(HTMLParser):
@@ -339,7 +339,7 @@ def test_terminal_table_is_narrow_aligned_and_obeys_no_name(evaluation):
     assert any(line.startswith("red?[31m\u9854 line") for line in lines)
     psnr = [c.value for c in results.cells if (c.metric, c.group) == ("psnr", "")]
     assert sum(f"{max(psnr[:4]):.2f}*" in line for line in lines) == 1
-    assert lines[-1].startswith("missing: lmd")
+    assert lines[-1].startswith("not computed: lmd")
 
 
 def test_slug_of_hostile_names_is_what_the_fixture_relies_on():

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
+from report_folder import HOSTILE, write_evaluation
 
 from pipeline.report.build import ReportConfig, write_report
-from tests.pipeline.report_folder import HOSTILE, write_evaluation
 
 pytestmark = pytest.mark.browser
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

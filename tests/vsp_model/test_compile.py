@@ -39,6 +39,7 @@ def same_in_one_graph(module, *batches, graphs=1):
     assert counter.frame_count <= graphs
 
 
+@pytest.mark.slow
 def test_two_faces_with_style_mixing(model):
     faces, inputs = whole(model, 2, mixing=True)
     same_in_one_graph(model, (faces, inputs), (faces.flip(3), inputs))
