@@ -185,7 +185,7 @@ def judged(summary: "Summary", what: str) -> bool:
     return summary.exit_code == 0
 
 
-GOOD = ("restored", "degraded", "copied", "ok")
+GOOD = ("restored", "degraded", "copied", "scored")
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def _facts(run: Evaluation, outcome: "Outcome") -> "Facts":
     }
     return Facts(
         title=benchmark.title,
-        missing=load_current(LocalStore(run.out)).missing,
+        missing=load_current(LocalStore(run.out)).missing_lines,
         notices={name: notice for name, notice in notices.items() if notice},
         costs=outcome.costs,
         published=load_published(PUBLISHED, benchmark.tables),

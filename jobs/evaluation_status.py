@@ -64,15 +64,17 @@ def _scores(run: Evaluation, dataset: str, method: str) -> tuple[int, int]:
     """Images of a cell that have a row, and all."""
     import pyarrow.parquet as pq
 
-    from pipeline.scoring.pairs import slug
     from pipeline.scoring.tables import SCORES
+    from pipeline.scoring.work import is_unit_of
 
     pairs = run.out / pairs_file(dataset, method)
     if not pairs.is_file():
         return 0, 0
     wanted = set(pq.read_table(pairs, columns=["image_id"])["image_id"].to_pylist())
     found: set[str] = set()
-    for path in (run.out / SCORES).glob(f"{slug(dataset)}.{slug(method)}.*.parquet"):
+    for path in (run.out / SCORES).glob("*.parquet"):
+        if not is_unit_of(path.stem, dataset, method):
+            continue
         found.update(pq.read_table(path, columns=["image_id"])["image_id"].to_pylist())
     return len(wanted & found), len(wanted)
 

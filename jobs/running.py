@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,6 +68,8 @@ class Job:
         root: The folder the user named as input, if it was one.
         grows: The output folder takes units of many runs: those that are new join its plan, and
             this run does and tells of its own alone.
+        again: Units of earlier runs that are taken back, outputs and all.
+        begin: Writes what the workers need beside the plan, once the folder is this run's alone.
     """
 
     name: str
@@ -78,6 +80,8 @@ class Job:
     root: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     grows: bool = False
+    again: frozenset[str] = frozenset()
+    begin: Callable[[], None] = lambda: None
 
 
 def open_ledger(out: str) -> "tuple[Ledger, Plan]":
@@ -146,7 +150,7 @@ def _plan(job: Job, ledger: "Ledger", flags: RunFlags) -> "Plan":
     there = ledger.plan()
     plan = new_plan(job.name, job.provenance, job.units, job.versions)
     if job.grows:
-        return _grown(there, plan, job.out)
+        return _grown(there, plan, job, ledger)
     if there is not None and not flags.restart:
         check_same(there, plan, job.out)
         plan = replace(there, units=plan.units)  # the input may have moved
@@ -155,16 +159,16 @@ def _plan(job: Job, ledger: "Ledger", flags: RunFlags) -> "Plan":
     return plan
 
 
-def _grown(there: "Plan | None", plan: "Plan", out: str) -> "Plan":
-    """The folder's plan with this run's units; another job's is refused."""
+def _grown(there: "Plan | None", plan: "Plan", job: Job, ledger: "Ledger") -> "Plan":
+    """What the folder's plan has finished, with this run's units; another job's is refused."""
     from pipeline.errors import UserError
 
     if there is None:
         return plan
     if there.job != plan.job:
-        raise UserError(f"{out}: begun by `vsp {there.job}`; choose another OUT")
-    names = {unit.shard for unit in plan.units}
-    kept = tuple(unit for unit in there.units if unit.shard not in names)
+        raise UserError(f"{job.out}: begun by `vsp {there.job}`; choose another OUT")
+    done = ledger.committed(there) - job.again - {unit.shard for unit in plan.units}
+    kept = tuple(unit for unit in there.units if unit.shard in done)
     return replace(there, units=kept + plan.units)
 
 
@@ -187,6 +191,10 @@ def _run_locked(job: Job, flags: RunFlags, ledger: "Ledger", plan: "Plan") -> "S
 
     suspects = _clear(ledger, plan, flags)
     if job.grows:
+        for shard in sorted(job.again):
+            ledger.note("redo", plan=plan.id, shard=shard)
+        ledger.forget(plan, sorted(job.again), outputs=True)
+        job.begin()
         ledger.save(plan)
         plan = replace(plan, units=tuple(job.units))
     todo = _todo(ledger, plan, flags)

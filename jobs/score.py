@@ -28,7 +28,11 @@ def command(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Clean images, or their statistics (.pth, .npz, .parquet), for FID."),
+        typer.Option(help="Clean images, or their statistics (.pth, .pt, .npz), for FID."),
+    ] = None,
+    save_statistics: Annotated[
+        Path | None,
+        typer.Option(help="Keep the statistics of --reference's images, an .npz for other runs."),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="What the images are called in tables; IN's name.")
@@ -94,7 +98,7 @@ def command(
     75 stopped by a signal: run it again to go on.
     """
     from jobs.running import RunFlags
-    from jobs.scoring import ScoreRequest, finish, has_unscored, run_score
+    from jobs.scoring import ScoreRequest, finish, has_unscored, keep_statistics, run_score
 
     request = ScoreRequest(
         source=source,
@@ -127,6 +131,8 @@ def command(
         return scored.exit_code
     if scored.summary is None:
         typer.echo("every image has its scores; nothing was computed", err=True)
+    if save_statistics is not None:
+        keep_statistics(request, save_statistics)
     results = finish(out, seed=seed, intersection=intersection, report=report, quiet=as_json)
     return EXIT_BAD_RECORDS if has_unscored(results, request.method, request.dataset) else 0
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pipeline.runner import Summary
     from pipeline.scoring.pairs import Pair, PairSet
     from pipeline.scoring.sources import Found
-    from pipeline.scoring.work import Work
     from pipeline.storage import Store
 
 UNSCORED = ("missing_pair", "decode_error", "shape_mismatch", "oom", "failed")
-STATISTICS = (".pth", ".npz", ".parquet")
+MAX_PICTURES = 20_000  # in a page that nobody asked for: it keeps copies of them
+STATISTICS = (".pth", ".pt", ".npz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,9 @@ def run_score(request: ScoreRequest, flags: RunFlags) -> Scored:
         RunError: If the run cannot go on.
     """
     from jobs.running import run_job, versions
+    from pipeline.locks import run_lock
     from pipeline.scoring.current import save_current
-    from pipeline.scoring.work import as_unit, forget_work
+    from pipeline.scoring.work import as_unit, forget_work, missing_work
     from pipeline.stages.score import ScoreConfig, ScoreStage
     from pipeline.storage import open_store
 
@@ -106,20 +107,20 @@ def run_score(request: ScoreRequest, flags: RunFlags) -> Scored:
     choice = _choose(request)
     sets = list(_pair_sets(request))
     store = open_store(request.out)
-    if flags.only_failed or flags.restart:
-        _take_back(store, sets, everything=flags.restart)
-        flags = replace(flags, only_failed=False, restart=False)
-    work = list(_work(store, sets, choice))
-    if not flags.dry_run:
-        save_current(store, sets, choice, work, _references(request))
+    again = _taken_back(store, sets, choice, flags)
+    work = [each for one in sets for each in missing_work(store, one, choice.chosen, without=again)]
+    begin = partial(save_current, store, sets, choice, work, _references(request))
     if not work:
+        if not flags.dry_run:
+            with run_lock(store):
+                begin()
         return Scored(choice.missing)
     config = ScoreConfig(choice.chosen)
     job = Job(
         "score", partial(ScoreStage, config), config.provenance, [as_unit(each) for each in work],
-        request.out, versions=versions(), grows=True,
+        request.out, versions=versions(), grows=True, again=again, begin=begin,
     )  # fmt: skip
-    summary = run_job(job, flags)
+    summary = run_job(job, replace(flags, only_failed=False, restart=False))
     if summary and not summary.errors and not summary.stopped:
         forget_work(store, work)
     return Scored(choice.missing, summary)
@@ -224,32 +225,42 @@ def _check_apart(request: ScoreRequest) -> None:
             check_apart([], request.out, source)
 
 
-def _take_back(store: "Store", sets: "Sequence[PairSet]", *, everything: bool) -> None:
-    """Forget the units of these images, or those with failures, so that they are planned again."""
+def _taken_back(
+    store: "Store", sets: "Sequence[PairSet]", choice: "Choice", flags: RunFlags
+) -> frozenset[str]:
+    """The units of these images that are to be done again: all of them, or those with failures.
+
+    Raises:
+        UserError: If one holds metrics that are not computed now: they would be lost.
+    """
+    from pipeline.errors import UserError
     from pipeline.ledger import Ledger
-    from pipeline.locks import run_lock
-    from pipeline.scoring.work import unit_prefix
+    from pipeline.scoring.work import held_metrics, is_unit_of
 
     ledger = Ledger(store)
     plan = ledger.plan()
-    if plan is None:
-        return
-    prefixes = tuple(unit_prefix(each) for each in sets)
-    with run_lock(store):
-        shards = [
-            record["shard"]
-            for record in list(ledger.commits(plan))
-            if record["shard"].startswith(prefixes)
-            and (everything or record["counts"].get("failed"))
-        ]
-        ledger.forget(plan, shards, outputs=True)
+    if plan is None or not (flags.only_failed or flags.restart):
+        return frozenset()
+    chosen = {name for each in choice.chosen for name in each.metrics}
+    families = {each.family for each in choice.chosen}
+    found = frozenset(
+        record["shard"]
+        for record in ledger.commits(plan)
+        if any(is_unit_of(record["shard"], each.dataset, each.method) for each in sets)
+        and (flags.restart or record["counts"].get("failed"))
+    )
+    for shard in sorted(found):
+        if lost := held_metrics(store, shard) - chosen - families:
+            raise UserError(
+                f"{request_of(flags)}: {', '.join(sorted(lost))} would be lost; "
+                "name them with --metrics, too"
+            )
+    return found
 
 
-def _work(store: "Store", sets: "Sequence[PairSet]", choice: "Choice") -> "Iterator[Work]":
-    from pipeline.scoring.work import missing_work
-
-    for pair_set in sets:
-        yield from missing_work(store, pair_set, choice.chosen)
+def request_of(flags: RunFlags) -> str:
+    """The option by which the user asked for scores to be made again."""
+    return "--restart" if flags.restart else "--only-failed"
 
 
 def finish(out: str, *, seed: int, intersection: bool, report: bool, quiet: bool) -> "Results":
@@ -272,7 +283,7 @@ def finish(out: str, *, seed: int, intersection: bool, report: bool, quiet: bool
     store = open_store(out)
     current = load_current(store)
     config = AggregateConfig(seed=seed, intersection=intersection, references=current.references)
-    facts = Facts(title=Path(out).name, missing=current.missing, provenance=provenance(seed))
+    facts = Facts(title=Path(out).name, missing=current.missing_lines, provenance=provenance(seed))
     results = aggregate(store, config, facts)
     show(results, store, report=report, quiet=quiet)
     return results
@@ -285,10 +296,31 @@ def show(results: "Results", store: "Store", *, report: bool, quiet: bool = Fals
 
     for line in () if quiet else table_lines(results):
         typer.echo(line)
-    if report and isinstance(store, LocalStore):
-        from pipeline.report.build import ReportConfig, write_report
+    if not report or not isinstance(store, LocalStore):
+        return
+    from pipeline.report.build import ReportConfig, write_report
 
-        typer.echo(f"report: {write_report(store.root, ReportConfig())}", err=True)
+    num_pictures = sum(info.num_images for info in results.datasets) * len(results.methods)
+    has_pictures = num_pictures <= MAX_PICTURES
+    page = write_report(store.root, ReportConfig(images=has_pictures))
+    more = "" if has_pictures else f" ({num_pictures} pictures left out; `vsp report` copies them)"
+    typer.echo(f"report: {page}{more}", err=True)
+
+
+def keep_statistics(request: ScoreRequest, path: Path) -> None:
+    """Write what `--reference` takes in place of the images of another.
+
+    Raises:
+        UserError: If the request had no such images, or `path` is no .npz.
+    """
+    from pipeline.aggregate import save_statistics
+    from pipeline.errors import UserError
+    from pipeline.storage import open_store
+
+    if path.suffix != ".npz" or request.reference_images is None:
+        raise UserError(f"--save-statistics {path}: an .npz, of --reference's images")
+    count = save_statistics(open_store(request.out), request.dataset, path)
+    typer.echo(f"{path}: statistics of {count} images", err=True)
 
 
 def has_unscored(results: "Results", method: str, dataset: str) -> bool:

@@ -6,9 +6,11 @@ bytes.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pydantic import Field
 
+from pipeline.errors import UserError
 from pipeline.metrics.table import BY_NAME, METRICS
 from pipeline.replica import Frozen
 from pipeline.results import Cell, DatasetInfo, MethodInfo, MetricInfo, PublishedCell, Results
@@ -19,12 +21,13 @@ from pipeline.scoring.aggregate_boards import (
     comparisons_of,
     pending_of,
 )
+from pipeline.scoring.aggregate_features import index_features
 from pipeline.scoring.aggregate_ranks import ranks_of
-from pipeline.scoring.aggregate_scores import Scores, read_scores
+from pipeline.scoring.aggregate_scores import OK, Scores, read_scores
 from pipeline.scoring.aggregate_set_cells import SetCells, SetConfig
 from pipeline.scoring.aggregate_view import DatasetView, View, dataset_views, read_view
 from pipeline.scoring.current import load_current
-from pipeline.scoring.tables import TRUTH_METHOD
+from pipeline.scoring.tables import REFERENCE_METHOD, TRUTH_METHOD
 from pipeline.storage import Store
 
 _PLACES = {metric.name: place for place, metric in enumerate(METRICS)}
@@ -106,6 +109,31 @@ def aggregate(store: Store, config: AggregateConfig, facts: Facts | None = None)
     )
     results.save(store)
     return results
+
+
+def save_statistics(store: Store, dataset: str, path: Path) -> int:
+    """Keep the moments of the clean set that a data set's FID compares with, for other runs.
+
+    Args:
+        store: The evaluation folder.
+        dataset: Whose `--reference` was a set of images.
+        path: An .npz; `--reference` takes it.
+
+    Returns:
+        How many images they are of.
+
+    Raises:
+        UserError: If there are no features of such a set.
+    """
+    view, current = read_view(store), load_current(store)
+    (found,) = (each for each in dataset_views(view, intersection=True) if each.name == dataset)
+    weights = current.weights.get(BY_NAME["fid"].protocol, "")
+    index = index_features(store, view, "inception", weights)
+    pairs = found.places.get(REFERENCE_METHOD)
+    if index is None or pairs is None:
+        raise UserError(f"{path}: no features of clean images; score `fid` with --reference FOLDER")
+    index.moments(pairs[index.statuses[pairs] == OK]).save(path)
+    return len(pairs)
 
 
 def _boards(

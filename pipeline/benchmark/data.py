@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline import images
 from pipeline.errors import UserError
-from pipeline.gather import PackPlan, plan_pack
+from pipeline.gather import PackPlan, plan_pack, unspelled
 from pipeline.images import Pixels
 from pipeline.pack import pack
 from pipeline.plan import find_shards
@@ -43,7 +43,7 @@ def keys_of(source: str, limit: int = 0) -> tuple[str, ...]:
     """
     if is_folder_of_images(source):
         names = (record[0].name for record in plan_pack(Path(source)).records)
-        keys: Iterator[str] = (split[0] for name in names if (split := split_name(name)))
+        keys: Iterator[str] = (unspelled(split[0]) for name in names if (split := split_name(name)))
     else:
         keys = _keys_of_shards(source)
     return tuple(islice(keys, limit or None))
@@ -58,7 +58,7 @@ def _keys_of_shards(source: str) -> Iterator[str]:
                 split = split_name(place.name)
                 if split and split[0] != last:
                     last = split[0]
-                    yield last
+                    yield unspelled(last)
 
 
 def is_stored_as_jpeg(source: str) -> bool:
@@ -94,11 +94,12 @@ def _refuse_left_out(plan: PackPlan) -> None:
 
 
 def pick(found: Found, keys: Iterable[str], out: Path) -> None:
-    """Copy the images of some keys into a folder, each under its key.
+    """Copy the images of some keys into a folder, each under its key; others are removed there.
 
     Raises:
         UserError: If one is no image.
     """
+    written = set()
     for key in keys:
         data = read_place(found[key])
         try:
@@ -109,6 +110,10 @@ def pick(found: Found, keys: Iterable[str], out: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_absent(target) as file:
             file.write(data)
+        written.add(target)
+    for path in out.rglob("*"):  # of a larger limit, or in another format
+        if path.is_file() and path not in written:
+            path.unlink()
 
 
 def write_portraits(out: Path, size: int) -> None:

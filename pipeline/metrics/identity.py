@@ -14,6 +14,7 @@ from vsp_model.files import sha256_of
 from vsp_model.mobilefacenet import EMBEDDING_DIM, MobileFaceNet
 from vsp_model.train.judges import FaceEmbedder
 
+_BLOCK = 1024
 Embeddings = NDArray[np.float64]
 
 
@@ -116,5 +117,7 @@ def angle(cosines: Values) -> Values:
 
 def found_again(embeddings: Embeddings, true_embeddings: Embeddings) -> Values:
     """1 where the nearest of all truths is the face's own, else 0, (N, D) -> (N,)."""
-    nearest = (embeddings @ true_embeddings.T).argmax(axis=1)
+    starts = range(0, len(embeddings), _BLOCK)  # all against all would be gigabytes
+    blocks = (embeddings[start : start + _BLOCK] @ true_embeddings.T for start in starts)
+    nearest = np.concatenate([block.argmax(axis=1) for block in blocks])
     return np.asarray(nearest == np.arange(len(embeddings)), np.float64)

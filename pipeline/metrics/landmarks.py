@@ -47,9 +47,8 @@ class LandmarkJudge:
 
     def score(self, face: Face) -> Mapping[str, Score]:
         """See `judge.Judge`."""
-        pair = face.restored, face.image("gt")
-        found, truth = (nearest_to_middle(self._detector, image) for image in pair)
-        return landmark_scores(self._name, found, truth)
+        found = nearest_to_middle(self._detector, face.restored)
+        return landmark_scores(self._name, found, face_of_truth(face, self._name, self._detector))
 
 
 def metrics_of(detector: str) -> tuple[str, str, str]:

@@ -82,9 +82,11 @@ def showable(data: bytes) -> tuple[bytes, str]:
     Raises:
         ImageFault: If it is no image, or a damaged one.
     """
-    kind = images.read_header(data).format
-    if kind in SUFFIXES:
-        return data, SUFFIXES[kind]
+    header = images.read_header(data)
+    if header.width * header.height > images.PIXEL_BUDGET:
+        raise images.ImageFault(f"{header.width} x {header.height}: too large to be shown")
+    if header.format in SUFFIXES:
+        return data, SUFFIXES[header.format]
     return images.encode(images.decode(data)[1], "png"), "png"
 
 

@@ -83,10 +83,20 @@ def _obstacle(cell: Cell, other: Cell | None, new: Results, old: Results) -> str
     protocols = [_protocol(results, cell.metric) for results in (new, old)]
     if protocols[0] != protocols[1]:
         return f"protocol {protocols[0]} here, {protocols[1]} there"
+    weights = [_weights(results, cell.metric) for results in (new, old)]
+    if weights[0] != weights[1]:
+        return "other weights"
+    if protocols[0].endswith(":reference") and cell.note != other.note:
+        return f"{cell.note or 'a reference'} here, {other.note or 'another'} there"
     revisions = [_revision(results, cell.dataset) for results in (new, old)]
     if revisions[0] != revisions[1]:
         return f"data set revision {revisions[0]} here, {revisions[1]} there"
     return ""
+
+
+def _weights(results: Results, metric: str) -> list[str]:
+    found = next((info.weights for info in results.metrics if info.name == metric), {})
+    return sorted(found.values())
 
 
 def _protocol(results: Results, metric: str) -> str:

@@ -215,12 +215,13 @@ def _dataset(
     """One data set; `rows` are the pairs of each method, by image id."""
     image = view.coded["image_id"]
     methods = tuple(method for method in rows if method not in PSEUDO_METHODS)
-    common = everything = image[rows[methods[0]]]
+    made = _made(view, {method: rows[method] for method in methods})
+    common = everything = image[made[methods[0]]]
     for method in methods[1:]:
-        common = np.intersect1d(common, image[rows[method]], assume_unique=True)
-        everything = np.union1d(everything, image[rows[method]])
+        common = np.intersect1d(common, image[made[method]], assume_unique=True)
+        everything = np.union1d(everything, image[made[method]])
     if len(everything) != len(common) and not intersection:
-        raise UserError(_difference(view, name, {m: rows[m] for m in methods}, common))
+        raise UserError(_difference(view, name, made, common))
     if not len(common):
         raise UserError(
             f"{name}: {', '.join(methods)} have no image in common; score the same ones"
@@ -244,6 +245,18 @@ def _dataset(
         )
     found.warnings += _disagreements(view, found, together)
     return found
+
+
+def _made(view: View, rows: Mapping[str, Places]) -> dict[str, Places]:
+    """The pairs that count for each method: of several, those that it has an image of.
+
+    A truth without image is a row of a method that stands alone; beside another it would be a mean
+    over other images than the other's.
+    """
+    if len(rows) < 2:
+        return dict(rows)
+    has_image = view.has("restored_sha256")
+    return {method: own[has_image[own]] for method, own in rows.items()}
 
 
 def _at(rows: Places, images: Places, wanted: Places) -> Places:

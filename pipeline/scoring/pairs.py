@@ -17,6 +17,7 @@ from pipeline.storage import Store
 
 _SHOWN = 5
 _HASH_DIGITS = 16
+MAX_GROUPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,12 @@ def read_groups(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
     if not rows or not {"key", "group"} <= rows[0].keys():
         raise UserError(f"{path}:1: expected the columns key,group")
-    return {row["key"]: row["group"] or "" for row in rows}
+    groups = {row["key"]: row["group"] or "" for row in rows}
+    if (num_groups := len(set(groups.values()))) > MAX_GROUPS:
+        raise UserError(
+            f"{path}: {num_groups} groups; at most {MAX_GROUPS} have columns of their own"
+        )
+    return groups
 
 
 def write_pairs(store: Store, pair_set: PairSet) -> None:

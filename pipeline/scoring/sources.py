@@ -104,7 +104,9 @@ def _is_folder_of_images(source: str) -> bool:
 def _of_folder(source: str) -> Iterator[tuple[str, Place]]:
     root = Path(source)
     for name in find_photos(root, IMAGE_SUFFIXES):
-        key = photo_key(PurePosixPath(name).with_suffix("").as_posix())
+        if photo_key(name) != name:
+            raise UserError(f"{root}/{photo_key(name)}: name is not UTF-8; rename the file")
+        key = PurePosixPath(name).with_suffix("").as_posix()
         yield key, Place(str((root / name).absolute()))
 
 
@@ -117,7 +119,14 @@ def _of_shards(source: str, truths: bool) -> Iterator[tuple[str, Place]]:
             except TarFault as fault:
                 raise UserError(f"{shard}: {fault}; pack it again") from None
         for key, member in _images(members, truths).items():
-            yield unspelled(key), Place(place, member.body, member.size_bytes)
+            yield _checked(unspelled(key), shard), Place(place, member.body, member.size_bytes)
+
+
+def _checked(key: str, shard: str) -> str:
+    """A key that is the path of a file to be: images are written under it."""
+    if ".." in PurePosixPath(key).parts:
+        raise UserError(f"{shard}: the key {key!r} leaves its folder; pack it again")
+    return key
 
 
 def _images(members: Iterable[Member], truths: bool) -> dict[str, Member]:

@@ -7,7 +7,7 @@ a unit holds depends on the pairs and on what is missing, never on when a run wa
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.metrics.choose import Chosen, compares_with_reference, compares_with_truth
-from pipeline.metrics.table import BY_NAME
+from pipeline.metrics.families import SET_FAMILIES
+from pipeline.metrics.table import BY_NAME, BY_PROTOCOL
 from pipeline.plan import Unit
 from pipeline.scoring.pairs import Pair, PairSet, slug
 from pipeline.scoring.sources import Place
@@ -24,6 +25,7 @@ from pipeline.scoring.tables import FEATURES, REFERENCE_METHOD, SCORES, TRUTH_ME
 from pipeline.storage import OWN_FOLDER, Store, load_json
 
 IMAGES_PER_UNIT = 64
+DIGEST_DIGITS = 16
 WORK = f"{OWN_FOLDER}/work"
 Side = Literal["restored", "gt", "reference"]
 # (image id, restored sha256, truth's sha256, protocol or extractor family, weights sha256)
@@ -66,8 +68,8 @@ class Work:
         """The unit's name: it follows from the contents."""
         contents = [[i.image_id, i.restored.sha256, i.gt.sha256] for i in self.items]
         facts = [self.method, self.dataset, self.side, self.wanted, contents]
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{unit_prefix(self)}{digest}"
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return f"{_unit_prefix(self.dataset, self.method)}{digest[:DIGEST_DIGITS]}"
 
     @property
     def compares(self) -> bool:
@@ -90,11 +92,20 @@ class Work:
         return cls(**facts | {"items": tuple(items)})
 
 
-def missing_work(store: Store, pair_set: PairSet, chosen: Sequence[Chosen]) -> Iterator[Work]:
-    """What is to be done for a method: its units, in the order of its images."""
+def missing_work(
+    store: Store, pair_set: PairSet, chosen: Sequence[Chosen], without: Set[str] = frozenset()
+) -> Iterator[Work]:
+    """What is to be done for a method: its units, in the order of its images.
+
+    Args:
+        store: The evaluation folder.
+        pair_set: The method's images.
+        chosen: What is wanted of them.
+        without: Units whose scores do not count.
+    """
     side = _side(pair_set.method)
     wanted = [(each, _wanted(each, side)) for each in chosen]
-    done = _done(store, pair_set, chosen)
+    done = _done(_Rows(store, pair_set, without), chosen)
     pairs = pair_set.pairs
     for start in range(0, len(pairs), IMAGES_PER_UNIT):
         groups: dict[str, list[Item]] = {}
@@ -116,9 +127,29 @@ def forget_work(store: Store, work: Iterable[Work]) -> None:
         store.remove(f"{WORK}/{each.name}.json")
 
 
-def unit_prefix(images: "PairSet | Work") -> str:
-    """What the names of a method's units on a data set begin with."""
-    return f"{slug(images.dataset)}.{slug(images.method)}."
+def is_unit_of(shard: str, dataset: str, method: str) -> bool:
+    """Whether a unit's name is that of a method on a data set; slugs may hold dots themselves."""
+    return shard[:-DIGEST_DIGITS] == _unit_prefix(dataset, method)
+
+
+def _unit_prefix(dataset: str, method: str) -> str:
+    return f"{slug(dataset)}.{slug(method)}."
+
+
+def held_metrics(store: Store, shard: str) -> set[str]:
+    """What a unit has scores of: metrics, and families of metrics of sets."""
+    held = {
+        family.name
+        for family in SET_FAMILIES
+        if store.stat(f"{FEATURES}/{family.name}/{shard}.parquet") is not None
+    }
+    try:
+        with store.open(f"{SCORES}/{shard}.parquet") as file:
+            column = pq.read_table(file, columns=["metric"])["metric"]
+    except FileNotFoundError:
+        return held
+    protocols = set(column.to_pylist())
+    return held | {BY_PROTOCOL[p].name if p in BY_PROTOCOL else p for p in protocols}
 
 
 def as_unit(work: Work) -> Unit:
@@ -157,32 +188,45 @@ def _left(
     return left
 
 
-def _done(store: Store, pair_set: PairSet, chosen: Sequence[Chosen]) -> _Done:
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a method on a data set, those of some units left out."""
+
+    store: Store
+    pair_set: PairSet
+    without: Set[str]
+
+    def tables(self, folder: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of them, file by file."""
+        for name in self.store.list(folder):
+            shard = name.rpartition("/")[2].removesuffix(".parquet")
+            wanted = is_unit_of(shard, self.pair_set.dataset, self.pair_set.method)
+            if shard in self.without or not wanted:
+                continue
+            with self.store.open(name) as file:
+                table = pq.read_table(file, columns=[*columns, "method", "dataset"])
+            same = pc.and_(
+                pc.equal(pc.cast(table["method"], pa.string()), self.pair_set.method),
+                pc.equal(pc.cast(table["dataset"], pa.string()), self.pair_set.dataset),
+            )
+            yield table.filter(same)
+
+
+def _done(rows: _Rows, chosen: Sequence[Chosen]) -> _Done:
     """The scores and features that are there."""
     columns = ["image_id", "restored_sha256", "gt_sha256", "metric", "weights_sha256"]
     done: _Done = set()
-    for table in _tables(store, SCORES, columns, pair_set):
-        done.update(zip(*(table[name].to_pylist() for name in columns), strict=True))
+    known: dict[str, str] = {}  # one copy of each word, however many rows have it
+
+    def words(table: pa.Table, name: str) -> list[str]:
+        return [known.setdefault(word, word) for word in table[name].to_pylist()]
+
+    for table in rows.tables(SCORES, columns):
+        done.update(zip(*(words(table, name) for name in columns), strict=True))
     for each in chosen:
         if each.is_of_sets:
             names = ["image_id", "sha256", "gt_sha256", "weights_sha256"]
-            for table in _tables(store, f"{FEATURES}/{each.family}", names, pair_set):
-                for *contents, weights in zip(*(table[n].to_pylist() for n in names), strict=True):
+            for table in rows.tables(f"{FEATURES}/{each.family}", names):
+                for *contents, weights in zip(*(words(table, n) for n in names), strict=True):
                     done.add((*contents, each.family, weights))
     return done
-
-
-def _tables(
-    store: Store, folder: str, columns: Sequence[str], pair_set: PairSet
-) -> Iterator[pa.Table]:
-    """The rows of a method on a data set, file by file."""
-    for name in store.list(folder):
-        if not name.rpartition("/")[2].startswith(unit_prefix(pair_set)):
-            continue
-        with store.open(name) as file:
-            table = pq.read_table(file, columns=[*columns, "method", "dataset"])
-        same = pc.and_(
-            pc.equal(pc.cast(table["method"], pa.string()), pair_set.method),
-            pc.equal(pc.cast(table["dataset"], pa.string()), pair_set.dataset),
-        )
-        yield table.filter(same)

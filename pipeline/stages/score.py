@@ -156,7 +156,7 @@ class ScoreStage:
     def _face(self, record: ScoreRecord) -> tuple[Face | None, _Fault | None]:
         """The decoded pair; without a face the fault is that of every metric."""
         if record.fault:
-            return None, _Fault("decode_error", record.fault)
+            return None, _Fault("failed", record.fault)
         if not record.item.restored.path:
             return None, _Fault("missing_pair", "the method has no such image")
         try:
@@ -244,7 +244,8 @@ class ScoreStage:
         extractor, chosen = self._extractors[family], self._by_family[family]
         role: Role = "gt" if record.work.side == "gt" else "restored"
         found: Any = _as_score(fault)
-        if face and not fault:
+        needs_truth = chosen.definition.uses_points
+        if face and not (fault and (needs_truth or not fault.only_comparing)):
             found = _guarded(lambda: {family: extractor.feature(face, role)}, [family])[family]
         is_score = isinstance(found, Score)
         values = {

@@ -246,11 +246,14 @@ def test_a_face_that_failed_is_not_scored_as_its_truth(vsp, world):
     methods = {"picky": {"kind": "callable", "function": "picky:f", "size": SIZE},
                "input": METHODS["input"]}  # fmt: skip
     path, out = bench(world, methods=methods), world / "out"
-    code, _, err = vsp("evaluate", path, out, "--allow-code", "--batch-size", 1, "--no-report")
+    arguments = ["evaluate", path, out, "--allow-code", "--batch-size", 1, "--no-report"]
+    code, _, err = vsp(*arguments)
+    assert (code, err.splitlines()[-1].count("--intersection")) == (2, 1)
+    code, _, err = vsp(*arguments, "--intersection")
     assert code == 3, err
     cells = {cell["method"]: cell for cell in results(out)["cells"]}
-    assert (cells["picky"]["num_ok"], cells["picky"]["num_total"]) == (NUM - 1, NUM)
-    assert cells["picky"]["statuses"] == {"missing_pair": 1}
+    assert (cells["picky"]["num_ok"], cells["input"]["num_ok"]) == (NUM - 1, NUM - 1)
+    assert "1 of 3 images are left out" in results(out)["warnings"][0]
 
 
 def test_names_are_safe_whatever_they_are(vsp, world):

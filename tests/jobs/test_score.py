@@ -283,3 +283,54 @@ def test_a_set_without_truths_is_scored_alone(vsp, faces):
     assert code == 0
     assert {row["metric"] for row in rows(faces / "out")} == {"niqe-like:y:32:fitted"}
     assert {row["status"] for row in rows(faces / "out")} == {"ok"}
+
+
+def test_a_dry_run_takes_nothing_back(score, faces):
+    score()
+    before = score_files(faces / "out")
+
+    assert score("--restart", "--dry-run")[0] == 0
+    assert score_files(faces / "out") == before
+
+
+def test_scores_that_would_be_lost_are_not_taken_back(score, faces):
+    score()
+    before = score_files(faces / "out")
+
+    code, _, err = score("--restart", metrics="psnr")
+
+    assert code == 2
+    assert "detail, ssim would be lost" in err
+    assert score_files(faces / "out") == before
+
+
+def test_taking_a_method_back_leaves_another_whose_name_begins_alike(score, vsp, faces):
+    for method in ("gf", "gf.2"):
+        shutil.copytree(faces / "ours", faces / method)
+        score(method=method)
+    before = {name for name in score_files(faces / "out") if name.startswith("truth.gf.2.")}
+
+    assert score("--restart", method="gf")[0] == 0
+    assert before <= set(score_files(faces / "out"))
+    assert vsp("verify", faces / "out")[0] == 0
+
+
+def test_after_a_restart_with_more_metrics_nothing_is_left_undone(score, vsp, faces):
+    score(metrics="psnr")
+    score(metrics="psnr,detail")
+
+    assert score("--restart", metrics="psnr,detail")[0] == 0
+    assert vsp("verify", faces / "out")[0] == 0
+    assert vsp("status", faces / "out")[0] == 0
+
+
+def test_the_folder_of_another_command_is_left_as_it_is(score, vsp, faces):
+    vsp("pack", faces / "truth", faces / "shards")
+    vsp("degrade", faces / "shards", faces / "out", "--size", SIZE)
+    before = sorted(faces.joinpath("out").rglob("*"))
+
+    code, _, err = score()
+
+    assert code == 2
+    assert "begun by `vsp degrade`" in err
+    assert sorted(faces.joinpath("out").rglob("*")) == before

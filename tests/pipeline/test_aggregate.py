@@ -233,16 +233,29 @@ def test_a_value_counts_before_an_earlier_failure(folder):
 def test_images_without_a_row_are_pending_and_told(folder):
     for method in ("A", "B"):
         folder.add_pairs("faces", method, IDS[:3])
-    folder.add_pairs("faces", "A", ["lost"], restored_sha256="")
-    folder.add_pairs("faces", "B", ["lost"])
     folder.add_scores("faces", "A", "psnr", by_id([20, 30]))
     results = aggregate(folder.write(), FEW)
-    assert cells(results, "psnr")["A"].statuses == {"missing_pair": 1, "pending": 1}
-    assert cells(results, "psnr")["B"].statuses == {"pending": 4}
+    assert cells(results, "psnr")["A"].statuses == {"pending": 1}
+    assert cells(results, "psnr")["B"].statuses == {"pending": 3}
     assert cells(results, "psnr")["B"].value is None
-    assert "psnr of 1 of 4 images of A is not computed yet" in results.warnings[0]
-    assert "psnr of 4 of 4 images of B" in results.warnings[1]
+    assert "psnr of 1 of 3 images of A is not computed yet" in results.warnings[0]
+    assert "psnr of 3 of 3 images of B" in results.warnings[1]
     assert results.ranks == ()
+
+
+def test_a_truth_without_image_counts_for_a_method_alone_and_parts_it_from_others(folder):
+    folder.add_pairs("faces", "A", IDS[:3])
+    folder.add_pairs("faces", "A", ["lost"], restored_sha256="")
+    folder.add_scores("faces", "A", "psnr", by_id([20, 30, 40]))
+    (cell,) = cells(aggregate(folder.write(), FEW), "psnr").values()
+    assert (cell.num_ok, cell.num_total, cell.statuses) == (3, 4, {"missing_pair": 1})
+    folder.add_pairs("faces", "B", [*IDS[:3], "lost"])
+    folder.add_scores("faces", "B", "psnr", by_id([20, 30, 40]) | {"lost": 90})
+    store = folder.write()
+    with pytest.raises(UserError, match=r"B has 1 more \(lost\)"):
+        aggregate(store, FEW)
+    results = aggregate(store, AggregateConfig(resamples=50, intersection=True))
+    assert cells(results, "psnr")["A"].value == cells(results, "psnr")["B"].value == 30
 
 
 def test_different_images_are_refused_by_name(folder):

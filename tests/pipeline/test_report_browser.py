@@ -145,7 +145,7 @@ def test_the_viewer_by_keyboard_and_mouse(page, reports):
     assert widths(page.locator(".layer img")) == [64, 64]
     page.keyboard.press("Escape")
     assert not page.locator(".viewer").is_visible()
-    assert "#" not in page.url
+    page.wait_for_url(lambda url: "#" not in url)
 
 
 def test_an_address_leads_to_one_image_whatever_its_name(page, reports):
