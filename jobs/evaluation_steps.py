@@ -115,6 +115,7 @@ def score(run: Evaluation, dataset: str, method: str) -> bool:
         key_regex=regex,
         groups=Path(data.groups) if data.groups else None,
         dataset_rev=revisions(run, dataset)[0],
+        intersection=True,  # who has what is looked at in the end, when all have had their turn
         strict=isinstance(run.benchmark.methods[method], FolderMethod),
         iqa_python=run.iqa_python,
     )

@@ -1,5 +1,6 @@
 """`vsp score`: restored images, and their truths -> scores, a table and a page to look at."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -98,7 +99,14 @@ def command(
     75 stopped by a signal: run it again to go on.
     """
     from jobs.running import RunFlags
-    from jobs.scoring import ScoreRequest, finish, has_unscored, keep_statistics, run_score
+    from jobs.scoring import (
+        ScoreRequest,
+        check_statistics,
+        finish,
+        has_unscored,
+        keep_statistics,
+        run_score,
+    )
 
     request = ScoreRequest(
         source=source,
@@ -110,6 +118,7 @@ def command(
         reference=reference,
         metrics=metrics,
         key_regex=key_regex,
+        intersection=intersection,
         groups=groups,
         weights=weights,
         iqa_python=iqa_python,
@@ -126,15 +135,21 @@ def command(
         dry_run=dry_run,
         as_json=as_json,
     )
+    if save_statistics is not None:
+        check_statistics(request, save_statistics)
     scored = run_score(request, flags)
     if dry_run or scored.exit_code not in (0, EXIT_BAD_RECORDS):
         return scored.exit_code
     if scored.summary is None:
-        typer.echo("every image has its scores; nothing was computed", err=True)
+        typer.echo("nothing was left to compute", err=True)
     if save_statistics is not None:
         keep_statistics(request, save_statistics)
     results = finish(out, seed=seed, intersection=intersection, report=report, quiet=as_json)
-    return EXIT_BAD_RECORDS if has_unscored(results, request.method, request.dataset) else 0
+    bad = has_unscored(results, request.method, request.dataset)
+    code = EXIT_BAD_RECORDS if bad else 0
+    if as_json and scored.summary is None:
+        typer.echo(json.dumps({"out": out, "exit_code": code, "records": {}, "errors": []}))
+    return code
 
 
 def _name(source: str) -> str:

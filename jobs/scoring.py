@@ -42,6 +42,7 @@ class ScoreRequest:
         groups: CSV with the columns key and group.
         dataset_rev: What the data set is; of the truths' contents if empty.
         strict: Refuse images without truth and truths without image.
+        intersection: Other methods may have other images.
         weights: Folder of weight files; None for the usual one.
         iqa_python: Python of the environment that holds pyiqa.
         niqe_model: Model of the user's own clean faces for niqe-small.
@@ -59,6 +60,7 @@ class ScoreRequest:
     groups: Path | None = None
     dataset_rev: str = ""
     strict: bool = False
+    intersection: bool = False
     weights: Path | None = None
     iqa_python: Path | None = None
     niqe_model: Path | None = None
@@ -107,6 +109,8 @@ def run_score(request: ScoreRequest, flags: RunFlags) -> Scored:
     choice = _choose(request)
     sets = list(_pair_sets(request))
     store = open_store(request.out)
+    if not request.intersection:
+        _check_joins(store, sets[0])
     again = _taken_back(store, sets, choice, flags)
     work = [each for one in sets for each in missing_work(store, one, choice.chosen, without=again)]
     begin = partial(save_current, store, sets, choice, work, _references(request))
@@ -138,11 +142,16 @@ def _references(request: ScoreRequest) -> dict[str, str]:
 
 
 def _choose(request: ScoreRequest) -> "Choice":
+    from pipeline.errors import UserError
     from pipeline.metrics.choose import choose
     from pipeline.metrics.families import IQA_PYTHON, NIQE_SMALL
     from pipeline.weights import default_folder
 
     names = [name.strip() for name in request.metrics.split(",") if name.strip()]
+    if not names:
+        raise UserError("--metrics: no name; give some, or `default`")
+    if request.weights is not None and not request.weights.is_dir():
+        raise UserError(f"--weights {request.weights}: no such folder")
     named = {IQA_PYTHON: request.iqa_python, NIQE_SMALL: request.niqe_model}
     return choose(
         names,
@@ -155,6 +164,7 @@ def _choose(request: ScoreRequest) -> "Choice":
 
 def _pair_sets(request: ScoreRequest) -> "Iterator[PairSet]":
     """The method's images; the truths, and the clean set, each scored by itself as a method is."""
+    from pipeline.errors import UserError
     from pipeline.scoring.pairs import PairSet, check_complete, pair_up, read_groups
     from pipeline.scoring.pairs import truths_revision as revision
     from pipeline.scoring.tables import REFERENCE_METHOD, TRUTH_METHOD
@@ -164,6 +174,8 @@ def _pair_sets(request: ScoreRequest) -> "Iterator[PairSet]":
     gt = _find(request.gt, truths=True) if request.gt else None
     lq = _find(request.lq) if request.lq else None
     groups = read_groups(request.groups) if request.groups else {}
+    if groups and not groups.keys() & restored.keys():
+        raise UserError(f"{request.groups}: no key is that of an image, as {next(iter(restored))}")
     pairs = pair_up(restored, gt, lq, groups)
     if request.strict and request.gt:
         check_complete(pairs, request.source, request.gt)
@@ -223,6 +235,28 @@ def _check_apart(request: ScoreRequest) -> None:
     for source in (request.source, request.gt, request.lq, request.reference_images):
         if source is not None and Path(source).is_dir():
             check_apart([], request.out, source)
+
+
+def _check_joins(store: "Store", joining: "PairSet") -> None:
+    """Refuse a method with other images than those that are there, before hours of scoring.
+
+    Raises:
+        UserError: Naming the method and an image.
+    """
+    from pipeline.errors import UserError
+    from pipeline.scoring.aggregate_view import PSEUDO_METHODS
+    from pipeline.scoring.pairs import made_by_others
+
+    ours = {pair.image_id for pair in joining.pairs if pair.restored.path}
+    for method, theirs in made_by_others(store, joining).items():
+        if method not in PSEUDO_METHODS and (other := sorted(ours ^ theirs)):
+            who = joining.method if other[0] in ours else method
+            raise UserError(
+                f"{joining.dataset}: only {who} has {other[0]}"
+                f"{f' and {len(other) - 1} more differ' * (len(other) > 1)}; score the same "
+                f"images, compare the common ones with --intersection, or drop a method by "
+                f"removing its file in pairs/"
+            )
 
 
 def _taken_back(
@@ -307,18 +341,27 @@ def show(results: "Results", store: "Store", *, report: bool, quiet: bool = Fals
     typer.echo(f"report: {page}{more}", err=True)
 
 
-def keep_statistics(request: ScoreRequest, path: Path) -> None:
-    """Write what `--reference` takes in place of the images of another.
+def check_statistics(request: ScoreRequest, path: Path) -> None:
+    """Refuse to keep statistics of nothing.
 
     Raises:
-        UserError: If the request had no such images, or `path` is no .npz.
+        UserError: If the request has no clean images, or `path` is no .npz.
     """
-    from pipeline.aggregate import save_statistics
     from pipeline.errors import UserError
-    from pipeline.storage import open_store
 
     if path.suffix != ".npz" or request.reference_images is None:
-        raise UserError(f"--save-statistics {path}: an .npz, of --reference's images")
+        raise UserError(f"--save-statistics {path}: an .npz, of the images of --reference")
+
+
+def keep_statistics(request: ScoreRequest, path: Path) -> None:
+    """Write what `--reference` takes in place of the images.
+
+    Raises:
+        UserError: If they have no features.
+    """
+    from pipeline.aggregate import save_statistics
+    from pipeline.storage import open_store
+
     count = save_statistics(open_store(request.out), request.dataset, path)
     typer.echo(f"{path}: statistics of {count} images", err=True)
 

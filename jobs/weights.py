@@ -144,11 +144,15 @@ def fit_niqe_command(
 def _decoded(found: "Found", left_out: list[str]) -> "Iterator[Pixels]":
     """The images that can be read; what cannot is told, and its key goes to `left_out`."""
     from pipeline import images
+    from pipeline.metrics.natural import SMALL_BLOCK_PX
     from pipeline.scoring.sources import read_place
 
     for key, place in found.items():
         try:
-            yield images.decode(read_place(place))[1]
+            pixels = images.decode(read_place(place))[1]
+            if min(pixels.shape[:2]) < SMALL_BLOCK_PX:
+                raise images.ImageFault(f"smaller than {SMALL_BLOCK_PX} pixels")
+            yield pixels
         except (images.ImageFault, OSError) as error:
             left_out.append(key)
             typer.echo(f"vsp: {key}: left out ({error})", err=True)

@@ -143,7 +143,7 @@ def ranks(results: Results, dataset: str) -> str:
         f" {text(note)}." for note in dict.fromkeys(r.note for r in chosen if r.note)
     )
     label = f"Mean ranks, {text(dataset) or 'all data sets'}"
-    rows = [_rank_row(rank, is_first=rank is chosen[0]) for rank in chosen]
+    rows = [_rank_row(rank, is_first=rank.mean == chosen[0].mean) for rank in chosen]
     return markup.table(label, head, rows, caption=caption, kind="numbers sortable")
 
 

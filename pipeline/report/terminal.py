@@ -23,6 +23,7 @@ def table_lines(results: Results) -> list[str]:
         lines += ["", "* best; n/N: only so many images have a value"]
     notes = dict.fromkeys(f"{cell.metric}: {cell.note}" for cell in results.cells if cell.note)
     lines += [f"note: {plain(note)}" for note in notes]
+    lines += [f"warning: {plain(line)}" for line in results.warnings]
     lines += [f"not computed: {plain(line)}" for line in results.missing]
     return lines[1:] if lines and not lines[0] else lines
 

@@ -152,6 +152,21 @@ def write_pairs(store: Store, pair_set: PairSet) -> None:
     store.write(f"{PAIRS}/{pair_set.slug}.parquet", sink.getvalue().to_pybytes())
 
 
+def made_by_others(store: Store, joining: PairSet) -> dict[str, set[str]]:
+    """The ids of the images that each other method of a data set has made."""
+    found: dict[str, set[str]] = {}
+    own = f"{PAIRS}/{joining.slug}.parquet"
+    for name in store.list(own.rpartition("/")[0]):
+        if name == own:
+            continue
+        with store.open(name) as file:
+            table = pq.read_table(file, columns=["method", "image_id", "restored_path"])
+        for method, image_id, path in zip(*table.to_pydict().values(), strict=True):
+            if path:
+                found.setdefault(method, set()).add(image_id)
+    return found
+
+
 def _place_columns(role: str, place: Place) -> dict[str, object]:
     return {
         f"{role}_path": place.path,

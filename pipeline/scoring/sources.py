@@ -98,6 +98,8 @@ def _is_folder_of_images(source: str) -> bool:
     if is_remote(source):
         return False
     path = Path(source)
+    if not path.exists() and not set(source) & set("*?[{"):
+        raise UserError(f"{source}: no such folder or shard")
     return path.is_dir() and not any(path.glob("*.tar"))
 
 

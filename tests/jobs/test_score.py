@@ -90,7 +90,7 @@ def test_the_same_command_again_does_nothing_and_a_new_metric_only_itself(score,
 
     code, _, err = score(metrics="psnr")
     assert (code, score_files(faces / "out")) == (0, before)
-    assert "nothing was computed" in err
+    assert "nothing was left" in err
 
     code, _, _ = score(metrics="psnr,detail")
     after = score_files(faces / "out")
@@ -196,13 +196,16 @@ def test_neither_threads_nor_processes_change_a_byte(score, faces, threads):
     ("options", "fault"),
     [
         (["--metrics", "pnsr"], "no such metric; did you mean psnr?"),
-        (["--metrics", "lpips-vgg", "--weights", "nowhere"], "vgg16-397923af.pth"),
+        (["--metrics", "lpips-vgg", "--weights", "."], "vgg16-397923af.pth"),
         (["--metrics", "fid"], "give --reference"),
         (["--metrics", "musiq"], "--iqa-python"),
         (["--key-regex", "(.*)_x"], "does not match the whole of"),
         (["--gt", "nowhere"], "nowhere"),
         (["--groups", "nowhere.csv"], "nowhere.csv"),
         (["--method", "truth"], "this name is kept"),
+        (["--weights", "nowhere"], "--weights nowhere: no such folder"),
+        (["--metrics", ","], "no name"),
+        (["--metrics", "PSNR"], "did you mean psnr?"),
     ],
 )
 def test_a_users_mistake_is_one_line_before_anything_is_written(score, faces, options, fault):
@@ -334,3 +337,32 @@ def test_the_folder_of_another_command_is_left_as_it_is(score, vsp, faces):
     assert code == 2
     assert "begun by `vsp degrade`" in err
     assert sorted(faces.joinpath("out").rglob("*")) == before
+
+
+def test_json_is_one_object_also_where_nothing_is_left(score, faces):
+    for _ in range(2):
+        code, out, _ = score("--json")
+        assert code == 0
+        assert json.loads(out)["exit_code"] == 0
+
+
+def test_a_method_that_cannot_join_is_refused_before_it_is_scored(score, faces):
+    score()
+    shutil.copytree(faces / "ours", faces / "theirs")
+    (faces / "theirs" / "f0.png").unlink()
+    before = score_files(faces / "out")
+
+    code, _, err = score(method="theirs")
+
+    assert code == 2
+    assert "only ours has f0" in err
+    assert score_files(faces / "out") == before
+    assert not list((faces / "out" / "pairs").rglob("theirs*"))
+
+
+def test_statistics_of_clean_images_need_images(score, faces):
+    code, _, err = score("--save-statistics", faces / "own.npz")
+
+    assert code == 2
+    assert "--reference" in err
+    assert not (faces / "out").exists()
