@@ -13,7 +13,7 @@ DIRECTIONS = {
     "lower": "lower is better",
     "zero": "closer to zero is better",
 }
-BEST, SECOND = 1, 2
+BEST, SECOND = 1, 2  # among the methods that have most values
 COSTS = {
     "params_m": "Parameters, M", "gmacs": "GMAC", "images_per_s": "Images/s",
     "batch_size": "Batch", "threads": "Threads",
@@ -86,7 +86,9 @@ def _column(info: MetricInfo, cells: Mapping[str, Cell | None]) -> Column:
     values = {
         method: cell.value for method, cell in cells.items() if cell and cell.value is not None
     }
-    ranked = {m: _badness(info, value) for m, value in values.items() if m not in PSEUDO_METHODS}
+    counts = {m: cell.num_ok for m, cell in cells.items() if cell and m not in PSEUDO_METHODS}
+    most = max(counts.values(), default=0)  # a mean over fewer images is no better for it
+    ranked = {m: _badness(info, values[m]) for m, n in counts.items() if n == most and m in values}
     order = sorted(set(ranked.values()))[:SECOND]
     places = {m: order.index(bad) + 1 for m, bad in ranked.items() if bad in order}
     return Column(info, decimals(info, values.values()), places if len(ranked) > 1 else {})

@@ -344,3 +344,24 @@ def test_terminal_table_is_narrow_aligned_and_obeys_no_name(evaluation):
 
 def test_slug_of_hostile_names_is_what_the_fixture_relies_on():
     assert all(re.fullmatch(r"[\w.-]+", slug(name)) for name in HOSTILE)
+
+
+def test_a_mean_over_fewer_images_is_not_the_best():
+    from pipeline.report.grid import grids
+    from pipeline.results import Cell, DatasetInfo, MethodInfo, MetricInfo, Results
+
+    def cell(method, value, num_ok):
+        return Cell(
+            dataset="d", method=method, metric="nme", value=value, num_ok=num_ok, num_total=4
+        )
+
+    info = MetricInfo(name="nme", protocol="nme", better="lower", kind="reference", source="")
+    results = Results(
+        metrics=(info,),
+        datasets=(DatasetInfo(name="d", rev="", num_images=4, has_truth=True),),
+        methods=tuple(MethodInfo(name=name) for name in "abc"),
+        cells=(cell("a", 1.0, 3), cell("b", 2.0, 4), cell("c", 3.0, 4)),
+    )  # fmt: skip
+    (grid,) = grids(results)
+    (column,) = grid.columns
+    assert column.places == {"b": 1, "c": 2}
