@@ -10,5 +10,6 @@ class RunError(RuntimeError):
 
 
 def one_line(error: BaseException) -> str:
-    """Class and text of an exception, on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """Class and text of an exception, on one line; the text alone where that is for the user."""
+    kind = "" if isinstance(error, UserError | RunError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())

@@ -6,6 +6,7 @@ clean faces.
 """
 
 import math
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,8 @@ def load_model(path: Path) -> NaturalModel:
 
 
 def _read_npz(path: Path) -> Mapping[str, Any]:
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and advise to trust it
+        raise ValueError("no .npz inside" if path.is_file() else "no such file")
     # Opened here: numpy leaves a damaged file open.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
         return dict(held)
