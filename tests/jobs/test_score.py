@@ -366,3 +366,22 @@ def test_statistics_of_clean_images_need_images(score, faces):
     assert code == 2
     assert "--reference" in err
     assert not (faces / "out").exists()
+
+
+def test_what_failed_is_scored_again_if_asked(score, faces, monkeypatch):
+    from pipeline.metrics.bands import BandJudge
+
+    with monkeypatch.context() as broken:
+        broken.setattr(BandJudge, "score", lambda judge, face: 1 / 0)
+        code, _, _ = score()
+    assert code == 3
+    assert cell(faces / "out", "detail")["statuses"] == {"failed": 4}
+    before = {row["image_id"] for row in rows(faces / "out") if row["status"] == "failed"}
+    assert len(before) == 4
+
+    assert score()[0] == 3  # a failure is a result until it is asked for again
+    code, _, _ = score("--only-failed")
+
+    assert code == 0
+    assert {row["status"] for row in rows(faces / "out")} == {"ok"}
+    assert len(rows(faces / "out")) == 12
