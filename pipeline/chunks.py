@@ -6,10 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
-from pipeline.commit import Attempt
+from pipeline.commit import Attempt, AttemptOutput
 from pipeline.sidecar import Provenance, Row, read_rows, write_sidecar
 from pipeline.stage import Task
 from pipeline.storage import OWN_FOLDER, Store, StoreTrouble, open_input, open_store, trouble
@@ -95,7 +94,7 @@ def read_chunk(task: Task) -> Iterator[PhotoRecord]:
         yield PhotoRecord(index, key, name, data, len(data), fault)
 
 
-class PhotoOutput:
+class PhotoOutput(AttemptOutput):
     """The photos of one chunk, and `_vsp/records/<chunk>.parquet`, published last."""
 
     def __init__(self, task: Task, provenance: Provenance, store: Store | None = None) -> None:
@@ -110,15 +109,6 @@ class PhotoOutput:
     def __enter__(self) -> "PhotoOutput":
         self._attempt.__enter__()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove what was not committed."""
-        self._attempt.__exit__(kind, error, trace)
 
     def add(self, result: PhotoResult) -> None:
         """Write one photo's files and note its row."""

@@ -173,6 +173,21 @@ class Attempt:
         return {"name": name, "size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
+class AttemptOutput:
+    """What the outputs of all stages share: one that is left uncommitted removes its attempt."""
+
+    _attempt: Attempt
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove what was not committed."""
+        self._attempt.__exit__(kind, error, trace)
+
+
 def roll_forward(store: Store, record: Mapping[str, Any]) -> None:
     """Finish what a commit record decided: give its files their names, remove the attempt.
 

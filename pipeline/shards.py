@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
-from pipeline.commit import Attempt
+from pipeline.commit import Attempt, AttemptOutput
 from pipeline.sample import Member, Sample, group
 from pipeline.sidecar import Provenance, Row, read_rows, write_sidecar
 from pipeline.stage import Task
@@ -78,7 +77,7 @@ def carried(task: Task) -> Iterator[ShardResult]:
             yield ShardResult(row, members)
 
 
-class ShardOutput:
+class ShardOutput(AttemptOutput):
     """One output shard: `<shard>.tar`, `<shard>.parquet`, and what is quarantined of it."""
 
     def __init__(self, task: Task, provenance: Provenance, store: Store | None = None) -> None:
@@ -102,15 +101,6 @@ class ShardOutput:
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove what was not committed."""
-        self._attempt.__exit__(kind, error, trace)
 
     def add(self, result: ShardResult) -> None:
         """Append one record: its row and its files."""

@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.commit import Attempt
+from pipeline.commit import Attempt, AttemptOutput
 from pipeline.metrics.judge import Feature
 from pipeline.scoring.tables import FEATURES, SCORES, SCORES_SCHEMA, features_schema
 from pipeline.sidecar import Provenance, Row, write_sidecar
@@ -60,7 +59,7 @@ class _Rows:
     sidecar: list[Row] = field(default_factory=list)
 
 
-class ScoreOutput:
+class ScoreOutput(AttemptOutput):
     """`scores/<unit>.parquet`, `features/<family>/<unit>.parquet`, `_vsp/records/<unit>.parquet`.
 
     The bytes follow from the images, the metrics and the weights alone.
@@ -77,15 +76,6 @@ class ScoreOutput:
     def __enter__(self) -> "ScoreOutput":
         self._attempt.__enter__()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove what was not committed."""
-        self._attempt.__exit__(kind, error, trace)
 
     def add(self, result: ScoreResult) -> None:
         """Note one image's rows; they are small."""
