@@ -120,10 +120,10 @@ def score(run: Evaluation, dataset: str, method: str) -> bool:
         iqa_python=run.iqa_python,
     )
     with quiet():
-        scored = run_score(request, run.codec_flags)
-    if scored.summary is None:
+        summary = run_score(request, run.codec_flags)
+    if summary is None:
         return True
-    return judged(scored.summary, f"scored {dataset} of {method}")
+    return judged(summary, f"scored {dataset} of {method}")
 
 
 def forget(run: Evaluation, dataset: str, method: str) -> None:

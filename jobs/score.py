@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.models import num_cores
 from jobs.options import AsJson, DryRun, OnlyFailed, Patience, Pool, RayAddress, Restart
+
+if TYPE_CHECKING:
+    from jobs.scoring import ScoreRequest
 
 EXIT_BAD_RECORDS = 3
 EXAMPLE = "vsp score restored/ scores/ --gt truth/"
@@ -99,14 +102,7 @@ def command(
     75 stopped by a signal: run it again to go on.
     """
     from jobs.running import RunFlags
-    from jobs.scoring import (
-        ScoreRequest,
-        check_statistics,
-        finish,
-        has_unscored,
-        keep_statistics,
-        run_score,
-    )
+    from jobs.scoring import ScoreRequest, check_statistics, run_score
 
     request = ScoreRequest(
         source=source,
@@ -137,19 +133,30 @@ def command(
     )
     if save_statistics is not None:
         check_statistics(request, save_statistics)
-    scored = run_score(request, flags)
-    if dry_run or scored.exit_code not in (0, EXIT_BAD_RECORDS):
-        return scored.exit_code
-    if scored.summary is None:
+    summary = run_score(request, flags)
+    if dry_run or (summary and summary.exit_code not in (0, EXIT_BAD_RECORDS)):
+        return summary.exit_code if summary else 0
+    if summary is None:
         typer.echo("nothing was left to compute", err=True)
-    if save_statistics is not None:
-        keep_statistics(request, save_statistics)
-    results = finish(out, seed=seed, intersection=intersection, report=report, quiet=as_json)
-    bad = has_unscored(results, request.method, request.dataset)
-    code = EXIT_BAD_RECORDS if bad else 0
-    if as_json and scored.summary is None:
+    code = _conclude(request, save_statistics, seed=seed, report=report, quiet=as_json)
+    if as_json and summary is None:
         typer.echo(json.dumps({"out": out, "exit_code": code, "records": {}, "errors": []}))
     return code
+
+
+def _conclude(
+    request: "ScoreRequest", statistics: Path | None, *, seed: int, report: bool, quiet: bool
+) -> int:
+    """Make table, page and statistics of what was scored; returns the exit code."""
+    from jobs.scoring import finish, has_unscored, keep_statistics
+
+    if statistics is not None:
+        keep_statistics(request, statistics)
+    results = finish(
+        request.out, seed=seed, intersection=request.intersection, report=report, quiet=quiet
+    )
+    is_bad = has_unscored(results, request.method, request.dataset)
+    return EXIT_BAD_RECORDS if is_bad else 0
 
 
 def _name(source: str) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,26 +73,11 @@ class ScoreRequest:
         return self.reference
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """What a run of scoring did.
-
-    Attributes:
-        missing: Metrics that are not computed, a line each with the fix.
-        summary: The run; None where nothing was left to do, or after a dry run.
-    """
-
-    missing: tuple[str, ...]
-    summary: "Summary | None" = field(default=None)
-
-    @property
-    def exit_code(self) -> int:
-        """As the run ended."""
-        return self.summary.exit_code if self.summary else 0
-
-
-def run_score(request: ScoreRequest, flags: RunFlags) -> Scored:
+def run_score(request: ScoreRequest, flags: RunFlags) -> "Summary | None":
     """Score what has no score yet.
+
+    Returns:
+        The run; None where nothing was left to do, or after a dry run.
 
     Raises:
         UserError: If images, metrics or files are not as they should be; nothing was scored.
@@ -118,7 +103,7 @@ def run_score(request: ScoreRequest, flags: RunFlags) -> Scored:
         if not flags.dry_run:
             with run_lock(store):
                 begin()
-        return Scored(choice.missing)
+        return None
     config = ScoreConfig(choice.chosen)
     job = Job(
         "score", partial(ScoreStage, config), config.provenance, [as_unit(each) for each in work],
@@ -127,7 +112,7 @@ def run_score(request: ScoreRequest, flags: RunFlags) -> Scored:
     summary = run_job(job, replace(flags, only_failed=False, restart=False))
     if summary and not summary.errors and not summary.stopped:
         forget_work(store, work)
-    return Scored(choice.missing, summary)
+    return summary
 
 
 def _references(request: ScoreRequest) -> dict[str, str]:

@@ -8,25 +8,11 @@ from pipeline.metrics.moments import BLOCK, Features
 from pipeline.metrics.pixels import Values
 
 
-def kernel_distance(features: Features, truths: Features) -> float:
-    """Unbiased squared maximum mean discrepancy under (x.y / D + 1)^3, over the whole sets.
-
-    About 0 for equal distributions, also below it. Pairs of a restored face and its own truth are
-    left out when the sets are as long: they are not independent.
-
-    Args:
-        features: (N, D).
-        truths: (M, D); with M = N, row i is the truth of row i.
-    """
-    if len(features) == len(truths):
-        return paired_kernel_distance(features, truths)[0]
-    within = _off_diagonal_mean(features) + _off_diagonal_mean(truths)
-    between = np.concatenate([block.mean(axis=1) for _, block in _blocks(features, truths)])
-    return float(within - 2 * between.mean())
-
-
 def paired_kernel_distance(features: Features, truths: Features) -> tuple[float, float]:
-    """The same of pairs, (N, D) each, with its standard error.
+    """Unbiased squared maximum mean discrepancy under (x.y / D + 1)^3, and its standard error.
+
+    About 0 for equal distributions, also below it. Over the whole sets of pairs, (N, D) each; a
+    restored face and its own truth are not compared: they are not independent.
 
     The error is the jackknife's over pairs: it needs no resample, which would repeat images and
     so compare some with themselves.
@@ -41,11 +27,6 @@ def paired_kernel_distance(features: Features, truths: Features) -> tuple[float,
         return value, float("nan")
     without = (total - 2 * sums) / ((count - 1) * (count - 2))
     return value, float(np.std(without) * np.sqrt(count - 1))
-
-
-def _off_diagonal_mean(features: Features) -> float:
-    count = len(features)
-    return float(_off_diagonal_sums(features, features)[0].sum() / (count * (count - 1)))
 
 
 def _off_diagonal_sums(one: Features, other: Features) -> tuple[Values, Values]:

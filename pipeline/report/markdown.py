@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from pipeline.metrics.ranks import half_up
 from pipeline.report.escape import markdown as escaped
 from pipeline.report.grid import (
     ARROWS,
@@ -100,7 +101,7 @@ def _ranks(ranks: Iterable[Rank]) -> tuple[list[str], list[list[str]]]:
         [
             escaped(rank.dataset) or "all",
             escaped(rank.method),
-            number(rank.mean, 2),
+            half_up(rank.mean),
             f"[{number(rank.low, 2)}, {number(rank.high, 2)}]" if rank.low is not None else "",
             number(rank.p_first, 2),
         ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from pipeline.metrics.ranks import half_up
 from pipeline.report import markup
 from pipeline.report.escape import name, text
 from pipeline.report.grid import (
@@ -151,11 +152,11 @@ def _rank_row(rank: Rank, *, is_first: bool) -> str:
     bounds = ""
     if rank.low is not None and rank.high is not None:
         bounds = f"<small>[{number(rank.low, 2)},\u00a0{number(rank.high, 2)}]</small>"
-    shown = f'<span class="value">{number(rank.mean, 2)}</span>{bounds}'
+    shown = f'<span class="value">{half_up(rank.mean)}</span>{bounds}'
     cells = [
         markup.cell(shown, kind="best" if is_first else "", value=repr(rank.mean)),
         markup.cell(number(rank.p_first, 2), value=_sortable(rank.p_first)),
-        markup.cell(number(rank.mean_average, 2), value=repr(rank.mean_average)),
+        markup.cell(half_up(rank.mean_average), value=repr(rank.mean_average)),
     ]
     return markup.row(name(rank.method), cells, value=text(rank.method))
 

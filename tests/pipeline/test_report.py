@@ -365,3 +365,11 @@ def test_a_mean_over_fewer_images_is_not_the_best():
     (grid,) = grids(results)
     (column,) = grid.columns
     assert column.places == {"b": 1, "c": 2}
+
+
+def test_ranks_are_printed_as_the_paper_prints_them():
+    from pipeline.results import Rank, Results
+
+    rank = Rank(dataset="d", method="a", mean=5.625, mean_average=5.625)
+    results = Results(metrics=(), datasets=(), methods=(), cells=(), ranks=(rank,))
+    assert "| 5.63 |" in markdown(results)

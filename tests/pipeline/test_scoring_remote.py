@@ -29,13 +29,13 @@ def test_shards_of_a_bucket_are_scored_into_a_bucket(shards):
         gt=f"{shards}/truth", metrics="psnr,ssim",
     )  # fmt: skip
 
-    scored = run_score(request, RunFlags())
+    summary = run_score(request, RunFlags())
 
-    assert scored.exit_code == 0
+    assert summary.exit_code == 0
     store = open_store(f"{shards}/out")
     (name,) = store.list("scores")
     with store.open(name) as file:
         rows = pq.read_table(file).to_pylist()
     assert len(rows) == 10
     assert {row["status"] for row in rows} == {"ok"}
-    assert run_score(request, RunFlags()).summary is None
+    assert run_score(request, RunFlags()) is None
