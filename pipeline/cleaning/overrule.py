@@ -1,0 +1,82 @@
+"""What a person decided against the program: a CSV of keys, kept beside the run.
+
+Columns: `key`, `verdict`, and, where a key stands in several shards, `shard`. Others are kept out.
+"""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+from pipeline.cleaning.tables import OVERRULE
+from pipeline.errors import UserError
+from pipeline.storage import Store
+
+Overruled = Literal["accept", "keep", "reject"]
+"""Take the restored face whatever the verification says; keep the original; leave it out."""
+VERDICTS: tuple[Overruled, ...] = get_args(Overruled)
+COLUMNS = ("shard", "key", "verdict")
+# (shard, key); the shard is "" for a key in whatever shard.
+Overrules = Mapping[tuple[str, str], Overruled]
+
+
+def load(store: Store) -> dict[tuple[str, str], Overruled]:
+    """What was overruled so far; nothing where no file lies.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    try:
+        text = store.read(OVERRULE).decode()
+    except FileNotFoundError:
+        return {}
+    return parse(text, f"{store.url}/{OVERRULE}")
+
+
+def save(store: Store, overrules: Overrules) -> None:
+    """Write the file anew, sorted."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([*place, verdict] for place, verdict in sorted(overrules.items()))
+    store.write(OVERRULE, out.getvalue().encode())
+
+
+def read_file(path: Path) -> dict[tuple[str, str], Overruled]:
+    """Read a user's own file.
+
+    Raises:
+        UserError: Naming the line that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str) -> dict[tuple[str, str], Overruled]:
+    """Read the CSV's text; the last line about a key counts.
+
+    Raises:
+        UserError: Naming the line that is wrong.
+    """
+    rows = csv.DictReader(io.StringIO(text))
+    names = rows.fieldnames or ()
+    if "key" not in names or "verdict" not in names:
+        raise UserError(f"{where}:1: expected the columns key,verdict (and shard, if need be)")
+    found: dict[tuple[str, str], Overruled] = {}
+    for row in rows:
+        word = (row["verdict"] or "").strip()
+        verdict = next((each for each in VERDICTS if each == word), None)
+        if verdict is None or not row["key"]:
+            wanted = ", ".join(VERDICTS)
+            raise UserError(f"{where}:{rows.line_num}: verdict {word!r}: expected {wanted}")
+        found[row.get("shard") or "", row["key"]] = verdict
+    return found
+
+
+def verdict_on(overrules: Overrules, shard: str, key: str) -> Overruled | None:
+    """What was decided about one record, if anything was."""
+    return overrules.get((shard, key)) or overrules.get(("", key))
