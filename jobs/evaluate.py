@@ -119,11 +119,12 @@ def _tell_plan(benchmark: "Benchmark", out: str) -> None:
 
 def _evaluate(run: "Evaluation", *, intersection: bool, report: bool) -> int:
     """Do every step, whatever becomes of the others, and tell what it came to."""
-    from jobs.evaluation import DATA, Stopped
+    from jobs.evaluation import DATA
     from jobs.evaluation_end import conclude
     from jobs.evaluation_status import status_table
     from jobs.methods import notice_of
     from jobs.scoring import has_unscored
+    from jobs.steps import Stopped
     from pipeline.locks import run_lock
     from pipeline.plan import make_out
     from pipeline.storage import LocalStore
@@ -155,7 +156,7 @@ def _evaluate(run: "Evaluation", *, intersection: bool, report: bool) -> int:
 
 def _stop() -> None:
     """End the evaluation between two steps, as a signal's handler."""
-    from jobs.evaluation import Stopped
+    from jobs.steps import Stopped
 
     raise Stopped
 

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs.evaluation import COSTS, Evaluation, judged, pairs_file, quiet, run_step
+from jobs.evaluation import COSTS, Evaluation, pairs_file
 from jobs.evaluation_data import degrading, pick_limited, revisions
 from jobs.running import Job
+from jobs.steps import judged, quiet, run_step
 from pipeline.benchmark.config import FolderMethod
 from pipeline.scoring.pairs import slug
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,6 +71,7 @@ class Job:
             this run does and tells of its own alone.
         again: Units of earlier runs that are taken back, outputs and all.
         begin: Writes what the workers need beside the plan, once the folder is this run's alone.
+        is_locked: The caller holds the folder's lock already.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Job:
     grows: bool = False
     again: frozenset[str] = frozenset()
     begin: Callable[[], None] = lambda: None
+    is_locked: bool = False
 
 
 def open_ledger(out: str) -> "tuple[Ledger, Plan]":
@@ -139,7 +142,7 @@ def run_job(job: Job, flags: RunFlags) -> "Summary | None":
         _tell_plan(job, ledger, plan)
         return None
     _make_out(ledger)
-    with run_lock(ledger.store):
+    with nullcontext() if job.is_locked else run_lock(ledger.store):
         return _run_locked(job, flags, ledger, plan)
 
 

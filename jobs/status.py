@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pipeline.ledger import Ledger
+    from pipeline.plan import Plan
     from pipeline.status import Status
 
 EXAMPLE = "vsp status restored/"
@@ -18,24 +20,45 @@ def command(
 ) -> int:
     """Tell what is done, pending and failed, how fast it goes and how long it will take.
 
+    Of `vsp clean` it tells the step that is at work.
+
     Exit code: 0 all done and well, 3 all done and some records bad, 75 shards are pending,
     2 no run has begun there.
     """
-    from jobs.running import open_ledger
     from pipeline.locks import lock_holder
     from pipeline.runner import EXIT_BAD_RECORDS, EXIT_DONE, EXIT_STOPPED
     from pipeline.sidecar import BAD_STATUSES
     from pipeline.status import look
+    from pipeline.storage import open_store
 
-    ledger, plan = open_ledger(out)
-    status = look(ledger, plan, lock_holder(ledger.store))
+    ledger, plan, is_last = _latest(out)
+    status = look(ledger, plan, lock_holder(open_store(out)))
     if as_json:
         typer.echo(json.dumps(_facts(status)))
     else:
         _print(status, out)
-    if status.num_pending:
+    if status.num_pending or not is_last:
         return EXIT_STOPPED
     return EXIT_BAD_RECORDS if any(status.counts[s] for s in BAD_STATUSES) else EXIT_DONE
+
+
+def _latest(out: str) -> "tuple[Ledger, Plan, bool]":
+    """The run on a folder, or the step that `vsp clean` has come to; and whether it is the last.
+
+    Raises:
+        UserError: If no run has begun there.
+    """
+    from jobs.running import open_ledger
+    from pipeline.cleaning.tables import ALIGNED, CALIBRATE, INSPECT
+    from pipeline.ledger import Ledger
+    from pipeline.storage import open_store
+
+    if Ledger(open_store(out)).plan() is None:
+        for place in (CALIBRATE, INSPECT, ALIGNED):
+            step = Ledger(open_store(f"{out.rstrip('/')}/{place}"))
+            if plan := step.plan():
+                return step, plan, False
+    return *open_ledger(out), True
 
 
 def _facts(status: "Status") -> dict[str, Any]:

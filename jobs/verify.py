@@ -2,9 +2,12 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.storage import Store
 
 EXAMPLE = "vsp verify restored/"
 MAX_LINES = 20
@@ -16,7 +19,8 @@ def command(
 ) -> int:
     """Check that every input record is accounted for exactly once, and every checksum.
 
-    Files are hashed again and sidecars compared with the input's records.
+    Files are hashed again and sidecars compared with the input's records. In the OUT of `vsp clean`
+    a forgotten record must have its tombstone, and the manifest must agree with the shards.
 
     Exit code: 0 all is well, 1 something is wrong, 75 shards are pending and what is there is well,
     2 no run has begun there.
@@ -26,6 +30,8 @@ def command(
     from pipeline.verify import verify
 
     ledger, plan = open_ledger(out)
+    if plan.job == "clean":
+        _finish_removal(ledger.store)
     verdict = verify(ledger, plan)
     if as_json:
         # `asdict` makes no use of a Counter.
@@ -48,3 +54,22 @@ def command(
     if verdict.problems:
         return EXIT_FAILED
     return EXIT_STOPPED if verdict.num_pending else EXIT_DONE
+
+
+def _finish_removal(store: "Store") -> None:
+    """End a removal of `vsp forget` that was interrupted: until then nothing fits.
+
+    Raises:
+        RunError: If a run is at work there, or something still knows of what was removed.
+    """
+    from pipeline.cleaning.forget import finish_pending, is_pending
+    from pipeline.errors import RunError
+    from pipeline.locks import run_lock
+
+    if not is_pending(store):
+        return
+    with run_lock(store):
+        report = finish_pending(store)
+    typer.echo("note: ended a removal that was interrupted", err=True)
+    if report is not None and report.remains:
+        raise RunError(report.remains[0])

@@ -1,7 +1,7 @@
 """A shard as records in and records out: a tar, and beside it a sidecar of one row a record."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class ShardResult:
     Attributes:
         row: What became of it.
         members: The files it leaves in the output shard.
-        rejected: What goes to the quarantine, if that is asked for.
+        rejected: What is put aside, if that is asked for.
     """
 
     row: Row
@@ -78,7 +78,13 @@ def carried(task: Task) -> Iterator[ShardResult]:
 
 
 class ShardOutput(AttemptOutput):
-    """One output shard: `<shard>.tar`, `<shard>.parquet`, and what is quarantined of it."""
+    """One output shard: `<shard>.tar`, `<shard>.parquet`, and what is put aside of it.
+
+    Attributes:
+        aside: Folder of the tars of what results reject.
+    """
+
+    aside = f"{OWN_FOLDER}/quarantine"
 
     def __init__(self, task: Task, provenance: Provenance, store: Store | None = None) -> None:
         """Plan the output of a task; `store` is the task's output folder, if opened already."""
@@ -90,7 +96,7 @@ class ShardOutput(AttemptOutput):
         self._attempt = Attempt(self._store, task)
         self._provenance = provenance
         self._rows: list[Row] = []
-        self._quarantine: TarWriter | None = None
+        self._aside: TarWriter | None = None
 
     def __enter__(self) -> "ShardOutput":
         self._attempt.__enter__()
@@ -112,20 +118,24 @@ class ShardOutput(AttemptOutput):
                 self._add_rejected(result.rejected)
 
     def _add_rejected(self, members: Iterable[Member]) -> None:
-        if self._quarantine is None:
-            name = f"{OWN_FOLDER}/quarantine/{self._shard}.tar"
-            self._quarantine = TarWriter(self._attempt.open(name))
+        if self._aside is None:
+            self._aside = TarWriter(self._attempt.open(f"{self.aside}/{self._shard}.tar"))
         for member in members:
-            self._quarantine.add(member.name, member.data)
+            self._aside.add(member.name, member.data)
+
+    def _tables(self) -> Sequence[str]:
+        """Write what else belongs to the shard; returns the names."""
+        return ()
 
     def commit(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Close and publish, the tar last: a tar under its final name has its sidecar."""
         names = [f"{self._shard}.parquet", f"{self._shard}.tar"]
         with trouble(self._store.url):
             self._tar.finish()
-            if self._quarantine is not None:
-                self._quarantine.finish()
-                names.insert(0, f"{OWN_FOLDER}/quarantine/{self._shard}.tar")
+            names = [*self._tables(), *names]
+            if self._aside is not None:
+                self._aside.finish()
+                names.insert(0, f"{self.aside}/{self._shard}.tar")
             write_sidecar(self._attempt.open(names[-2]), self._shard, self._rows, self._provenance)
         counts: Counter[str] = Counter(row.status for row in self._rows)
         return self._attempt.commit(names, counts, facts)

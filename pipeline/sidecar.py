@@ -11,7 +11,10 @@ from typing import Any, BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Status = Literal["restored", "degraded", "scored", "copied", "refused", "failed", "truncated"]
+Status = Literal[
+    "restored", "degraded", "scored", "inspected", "copied", "rejected", "forgotten",
+    "refused", "failed", "truncated",
+]  # fmt: skip
 # Records that are not as the user asked: a run that has some ends with exit code 3.
 BAD_STATUSES = ("refused", "failed", "truncated")
 

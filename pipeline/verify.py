@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from pipeline.chunks import photo_key
+from pipeline.cleaning.check import check_cleaned
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Unit
 from pipeline.shards import read_shard
@@ -96,7 +97,7 @@ def _check(ledger: Ledger, plan: Plan, unit: Unit, record: dict[str, Any]) -> It
     yield from files
     if files:
         return
-    *_, sidecar = (f["name"] for f in record["files"] if f["name"].endswith(".parquet"))
+    sidecar = _sidecar(unit, record)
     with ledger.store.open(sidecar) as file:
         rows = read_rows(file)
     if [row.index for row in rows] != list(range(len(rows))):
@@ -106,8 +107,18 @@ def _check(ledger: Ledger, plan: Plan, unit: Unit, record: dict[str, Any]) -> It
         yield f"{sidecar}: holds {counts}, the commit says {record['counts']}"
     if plan.job == "score":
         return  # what it read may have been replaced since: scores outlive images
+    if plan.job == "clean":
+        yield from check_cleaned(ledger.store, unit, rows)
+        return
     yield from _check_input(unit, rows)
     yield from _check_photos(unit, record, rows) if unit.files else _check_tar(ledger, unit, rows)
+
+
+def _sidecar(unit: Unit, record: dict[str, Any]) -> str:
+    """The file with the unit's rows; other tables may be committed beside it."""
+    names = [f["name"] for f in record["files"] if f["name"].endswith(".parquet")]
+    own = f"{unit.shard}.parquet"
+    return own if own in names else names[-1]
 
 
 def _check_files(ledger: Ledger, record: dict[str, Any]) -> Iterator[str]:

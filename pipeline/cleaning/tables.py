@@ -26,6 +26,7 @@ INSPECT = f"{OWN_FOLDER}/inspect"  # an output folder of its own: plan, commits,
 INSPECTED = "inspected"  # below INSPECT
 PRIVATE = f"{OWN_FOLDER}/private"  # below INSPECT
 CALIBRATE = f"{OWN_FOLDER}/calibrate"  # an output folder of its own
+ALIGNED = f"{OWN_FOLDER}/aligned"  # an output folder of its own: shards of crops
 DECIDE = f"{OWN_FOLDER}/decide"
 DECISIONS = f"{DECIDE}/decisions"
 THRESHOLDS = f"{DECIDE}/thresholds.json"
@@ -78,7 +79,7 @@ class Inspected:
         width_px: Its width.
         height_px: Its height.
         format: jpeg, png, webp, tiff or bmp.
-        num_faces: Faces that the detector found.
+        num_faces: Faces that count: at least `look.MIN_BESIDE` of the largest one's side.
         face_box: x0, y0, x1, y1 of the largest, in pixels, the first pixel spanning 0 to 1.
         face_points: Its five points as x, y, x, y ...: left and right eye, nose, mouth's corners.
         face_score: The detector's confidence in it, 0 to 1.
@@ -240,7 +241,7 @@ class Entry:
     done: Cleaned
 
 
-Record = TypeVar("Record", Inspected, Private, Decision)
+Record = TypeVar("Record")
 _TYPES: dict[Any, pa.DataType] = {
     str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary(),
 }  # fmt: skip
@@ -323,7 +324,7 @@ def write_columns(file: BinaryIO, rows: Sequence[dict[str, Any]], schema: pa.Sch
 def read_table_rows(file: BinaryIO, record: type[Record]) -> list[Record]:
     """Rows of one dataclass, in order."""
     make: Callable[..., Record] = record
-    names = [field.name for field in fields(record)]
+    names = schema_of(record).names
     return [
         make(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
         for values in pq.read_table(file, columns=names).to_pylist()

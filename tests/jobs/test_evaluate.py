@@ -88,7 +88,7 @@ def test_every_method_is_scored_and_a_second_run_changes_nothing(vsp, world):
 @pytest.mark.slow
 def test_a_stopped_evaluation_goes_on_to_the_same_results(vsp, world, monkeypatch):
     from jobs import evaluation_steps
-    from jobs.evaluation import Stopped
+    from jobs.steps import Stopped
 
     assert vsp("evaluate", bench(world), world / "whole", "--threads", 1, "--no-report")[0] == 0
     restore = evaluation_steps.restore

@@ -1,0 +1,325 @@
+"""The steps of a cleaning run; each does what is left of it."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from jobs.cleaning_plan import CleanRun
+from jobs.running import Job, RunFlags, run_job, versions
+from jobs.steps import judged, quiet
+from pipeline.cleaning import overrule
+from pipeline.cleaning.tables import (
+    ALIGNED,
+    CALIBRATE,
+    DECISIONS,
+    INSPECT,
+    INSPECTED,
+    PRIVATE,
+    THRESHOLDS,
+)
+from pipeline.ledger import Ledger
+from pipeline.plan import Unit, difference
+from pipeline.storage import OWN_FOLDER, Store, open_store
+
+if TYPE_CHECKING:
+    from pipeline.cleaning.thresholds import Thresholds, Trial
+    from pipeline.runner import Summary
+
+THRESHOLDS_OF = f"{OWN_FOLDER}/decide/thresholds-of.json"
+
+
+def _run(run: CleanRun, job: Job, what: str, flags: RunFlags | None = None) -> "Summary":
+    """Run a step and tell it in one line."""
+    with quiet():
+        summary = run_job(job, flags or replace(run.flags, as_json=False))
+    assert summary, "no dry run comes here"
+    judged(summary, what)
+    return summary
+
+
+# -------------------------------------------------------------------------------------- align
+
+
+def align(run: CleanRun) -> None:
+    """Cut the faces out of whatever the input holds, into shards of crops."""
+    from pipeline.stages.align import AlignStage
+
+    config = run.settings.align
+    stage = partial(AlignStage, config, run.out)
+    out = f"{run.out}/{ALIGNED}"
+    provenance = AlignStage(config, run.out).provenance
+    _run(run, Job("align", stage, provenance, run.units, out, versions=versions()), "faces cut out")
+
+
+# ------------------------------------------------------------------------------------ inspect
+
+
+def inspect(run: CleanRun) -> None:
+    """Look at every image that has not been looked at."""
+    from pipeline.stages.inspect import InspectConfig, InspectStage
+
+    config = InspectConfig(
+        look=run.look,
+        scorer_sha256=run.scorer_sha256,
+        names=run.settings.names,
+        limit=run.request.limit,
+        run=run.out,
+    )
+    stage = partial(InspectStage, config)
+    out = f"{run.out}/{INSPECT}"
+    job = Job("inspect", stage, config.provenance, run.units, out, versions=versions())
+    _run(run, job, "inspected", _codec_flags(run))
+    if _take_back(run):
+        typer.echo("embeddings are needed again: looking at their shards once more", err=True)
+        _run(run, job, "inspected", replace(_codec_flags(run), restart=False))
+
+
+def _codec_flags(run: CleanRun) -> RunFlags:
+    """Nothing goes through the model: all cores look."""
+    from jobs.models import num_cores
+
+    threads = max(run.flags.codec_threads, num_cores() // run.flags.workers)
+    return replace(run.flags, codec_threads=threads, as_json=False, gpus_per_worker=0.0)
+
+
+def _take_back(run: CleanRun) -> bool:
+    """Forget shards whose embeddings are gone and needed; returns whether there are any."""
+    from pipeline.cleaning.decide import has_groups
+
+    store = open_store(f"{run.out}/{INSPECT}")
+    ledger = Ledger(store)
+    plan = ledger.plan()
+    wanted = run.request.keep_embeddings or not has_groups(run.store, _groups_digest(run))
+    if plan is None or not wanted:
+        return False
+    there = {name.rpartition("/")[2] for name in store.list(PRIVATE)}
+    done = ledger.committed(plan)
+    gone = sorted(shard for shard in done if f"{shard}.parquet" not in there)
+    for shard in gone:
+        ledger.note("redo", plan=plan.id, shard=shard)
+    ledger.forget(plan, gone, outputs=True)
+    return bool(gone)
+
+
+def _groups_digest(run: CleanRun) -> str:
+    """What groups of copies and persons follow from: the tables of what was seen."""
+    from pipeline.cleaning.decide import groups_digest
+
+    ledger = Ledger(open_store(f"{run.out}/{INSPECT}"))
+    plan = ledger.plan()
+    assert plan, "the inspection comes first"
+    tables = [
+        f"{record['shard']} {file['sha256']}"
+        for record in ledger.commits(plan)
+        for file in record["files"]
+        if file["name"].startswith(f"{INSPECTED}/")
+    ]
+    return groups_digest(tables, run.settings)
+
+
+# ---------------------------------------------------------------------------------- calibrate
+
+
+def calibrate(run: CleanRun) -> "Thresholds | None":
+    """Try the model on the set's own good faces, and derive what may be restored.
+
+    Returns:
+        The thresholds; None where nothing can be or shall be calibrated.
+    """
+    from pipeline.cleaning.thresholds import derive, table_lines
+    from pipeline.stages.clean import load_thresholds
+
+    if not run.look.identity or not run.request.calibrate:
+        run.store.remove(THRESHOLDS)
+        return None
+    job, facts = _trials_job(run)
+    digest = _digest([job.provenance.config, [unit.shard for unit in job.units], facts,
+                      run.settings.calibrate.model_dump(mode="json")])  # fmt: skip
+    there = load_thresholds(run.store)
+    if there is None or not _is_of(run.store, digest):
+        if job.units:
+            _run(run, job, "calibration: faces tried at five levels of damage")
+        there = derive(_trials(job), run.settings.calibrate, facts)
+        run.store.write(THRESHOLDS, there.model_dump_json(indent=1).encode())
+        run.store.write(THRESHOLDS_OF, json.dumps({"digest": digest}).encode())
+    for line in table_lines(there):
+        typer.echo(line, err=True)
+    return there
+
+
+def _is_of(store: Store, digest: str) -> bool:
+    try:
+        return bool(json.loads(store.read(THRESHOLDS_OF)).get("digest") == digest)
+    except FileNotFoundError:
+        return False
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _trials_job(run: CleanRun) -> "tuple[Job, dict[str, str]]":
+    """The calibration as a run of the engine, and what its table shall say of itself."""
+    from jobs.cleaning_estimate import num_faces
+    from pipeline.cleaning.calibration import choose_faces
+    from pipeline.cleaning.closeness import Closeness
+    from pipeline.cleaning.decide import load_seen
+    from pipeline.stages.calibrate import CalibrateStage, TrialsConfig
+
+    out = f"{run.out}/{CALIBRATE}"
+    closeness = Closeness(run.lpips)
+    faces = num_faces(run, out)
+    config = TrialsConfig.model_validate(
+        dict(run.values) | {"look": run.look, "lpips": run.lpips, "faces": faces,
+                            "closeness_sha256": closeness.sha256, "names": run.settings.names}
+    )  # fmt: skip
+    seen = load_seen(run.store, [unit.shard for unit in run.units])
+    sources = {unit.shard: unit.source for unit in run.units}
+    sample = run.settings.sample.model_copy(update={"faces": faces})
+    batches = choose_faces(seen, sources, run.model_size, run.request.seed, sample)
+
+    def begin() -> None:
+        store = open_store(out)
+        for batch in batches:
+            batch.save(store)
+
+    units = tuple(batch.as_unit() for batch in batches)
+    grows, again = _goes_on(out, config.provenance.config)
+    job = Job(
+        "calibrate", partial(CalibrateStage, config), config.provenance, units, out,
+        versions=versions(), grows=grows, again=again, begin=begin,
+    )  # fmt: skip
+    if not job.grows:
+        begin()
+    facts = {"model_sha256": run.model.sha256, "closeness": closeness.name,
+             "model": run.model.name, "size_px": str(run.model_size)}  # fmt: skip
+    return job, facts
+
+
+def _goes_on(out: str, config: str) -> tuple[bool, frozenset[str]]:
+    """Whether the calibration's folder takes more faces, and which of its trials are gone."""
+    from pipeline.cleaning.output import TRIALS
+
+    ledger = Ledger(open_store(out))
+    there = ledger.plan()
+    if there is None or difference(there.settings, json.loads(config)):
+        return False, frozenset()
+    kept = {name.rpartition("/")[2] for name in ledger.store.list(f"{OWN_FOLDER}/{TRIALS}")}
+    done = ledger.committed(there)
+    return True, frozenset(shard for shard in done if f"{shard}.parquet" not in kept)
+
+
+def _trials(job: Job) -> "list[Trial]":
+    from pipeline.cleaning.output import TRIALS
+    from pipeline.cleaning.tables import read_table_rows
+    from pipeline.cleaning.thresholds import Trial
+
+    store = open_store(job.out)
+    trials: list[Trial] = []
+    for unit in job.units:
+        with store.open(f"{OWN_FOLDER}/{TRIALS}/{unit.shard}.parquet") as file:
+            trials += read_table_rows(file, Trial)
+    return trials
+
+
+# ------------------------------------------------------------------------------------- decide
+
+
+def decide(run: CleanRun, thresholds: "Thresholds | None") -> None:
+    """Compare all images with each other and decide about each."""
+    from pipeline.cleaning import decide as deciding
+
+    seen = deciding.load_seen(run.store, [unit.shard for unit in run.units])
+    digest = _groups_digest(run)
+    if deciding.has_groups(run.store, digest):
+        groups = deciding.load_groups(run.store)
+    else:
+        groups = deciding.find_groups(run.store, seen, digest, run.settings)
+    situation = deciding.Situation(
+        thresholds, overrule.load(run.store), run.model_size, bool(run.look.identity)
+    )
+    decisions = deciding.decide_all(run.store, seen, groups, situation, run.settings.gate)
+    counts = Counter(each.decision for each in decisions)
+    told = ", ".join(f"{count} {decision}" for decision, count in sorted(counts.items()))
+    typer.echo(f"decided: {told}", err=True)
+
+
+# -------------------------------------------------------------------------------------- clean
+
+
+def clean(run: CleanRun) -> "Summary":
+    """Write the cleaned shards; those whose decisions have changed are written again.
+
+    Raises:
+        Stopped: By a signal.
+    """
+    from pipeline.stages.clean import CleanConfig, CleanStage
+
+    config = CleanConfig.model_validate(
+        dict(run.values) | {"look": run.look, "scorer_sha256": run.scorer_sha256,
+                            "align": _aligner(run)}
+    )  # fmt: skip
+    units = tuple(_with_decisions(run.store, unit) for unit in run.units)
+    grows, again = _changed(run, units, config.provenance.config)
+    job = Job(
+        "clean", partial(CleanStage, config), config.provenance, units, run.out,
+        versions=versions(), grows=grows, again=again, is_locked=True,
+    )  # fmt: skip
+    flags = replace(run.flags, as_json=False, only_failed=False)
+    return _run(run, job, "cleaned", flags)
+
+
+def _aligner(run: CleanRun) -> str:
+    if not run.request.align:
+        return ""
+    from pipeline.stages.align import AlignStage
+
+    return AlignStage(run.settings.align, run.out).provenance.config
+
+
+def _with_decisions(store: Store, unit: Unit) -> Unit:
+    """The unit under the decisions about it: others are another input."""
+    digest = hashlib.sha256(store.read(f"{DECISIONS}/{unit.shard}.parquet"))
+    return replace(unit, version=f"{unit.version} {digest.hexdigest()[:16]}")
+
+
+def _changed(run: CleanRun, units: tuple[Unit, ...], config: str) -> tuple[bool, frozenset[str]]:
+    """Whether the folder's plan goes on, and its finished shards that are to be done again.
+
+    Raises:
+        UserError: If the folder was begun with other settings.
+    """
+    from pipeline.errors import UserError
+
+    ledger = Ledger(run.store)
+    there = ledger.plan()
+    if there is None or run.flags.restart:
+        return False, frozenset()
+    if there.job != "clean":
+        raise UserError(f"{run.out}: begun by `vsp {there.job}`; choose another OUT")
+    if changed := difference(there.settings, json.loads(config)):
+        raise UserError(
+            f"{run.out}: begun with other settings ({changed}); "
+            "choose another OUT, or start over with --restart"
+        )
+    before = {unit.shard: unit.version for unit in there.units}
+    done = ledger.committed(there)
+    again = {u.shard for u in units if u.shard in done and before.get(u.shard) != u.version}
+    if run.flags.only_failed:
+        again |= {r["shard"] for r in ledger.commits(there) if r["counts"].get("failed")}
+    return True, frozenset(again)
+
+
+def remove_embeddings(run: CleanRun) -> None:
+    """Take away what can tell a person again: the run needs it no more."""
+    from pipeline.cleaning.output import TRIALS
+
+    for place, folder in ((INSPECT, PRIVATE), (CALIBRATE, f"{OWN_FOLDER}/{TRIALS}")):
+        store = open_store(f"{run.out}/{place}")
+        for name in list(store.list(folder)):
+            store.remove(name)

@@ -1,0 +1,1 @@
+"""A local page to look through what a cleaning run did, and to overrule it."""

@@ -1,0 +1,424 @@
+"""`vsp iterate`: its plan, its steps one after the other, where it ends, how it resumes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pipeline import images
+from pipeline.cleaning.proof import Arm, compare
+from pipeline.cleaning.rounds import Figures
+from pipeline.tar import TarWriter
+from tests.vsp_model.tiny import tiny_config
+from vsp_model.files import whole_or_absent
+
+SIZE, BATCH = 32, 4
+WIDTHS = (16, 16, 16, 16)
+RUN = {"num_images": 2 * BATCH, "batch_size": BATCH, "threads": 1, "log_images": BATCH}
+RUN |= {"preview_images": 2 * BATCH, "checkpoint_images": BATCH}
+STAGES = {
+    "prior": {"kind": "reconstruction", "weights": {"lpips": 0}},
+    "encoder": {"kind": "encoder", "progressive": None},
+    "diffuser": {"kind": "diffuser"},
+    "restorer": {"kind": "restorer", "weights": {"l1": 1.0}},
+}
+GENERATOR = {
+    "kind": "gan",
+    "adversary": {"network": {"size": SIZE, "channels": list(WIDTHS), "group_size": 2}},
+}
+TRAININGS = [f"round-0/train/{stage}" for stage in STAGES]
+AGAIN = [f"round-1/train/{stage}" for stage in STAGES]
+ARMS = [f"proof/{arm}/seed-{seed}" for seed in (0, 1) for arm in ("raw", "cleaned")]
+WHOLE = [*TRAININGS, "round-0/clean", "round-0/figures", *AGAIN, *ARMS, "proof/figures"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_faces(path: Path, count: int, size: int = SIZE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_or_absent(path) as file:
+        tar = TarWriter(file)
+        for number in range(count):
+            coarse = np.random.default_rng(number).integers(0, 256, (5, 5, 3), np.uint8)
+            face = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+            tar.add(f"{path.stem}-{number}.png", images.encode(face, "png"))
+        tar.finish()
+
+
+def model_values():
+    values = tiny_config(SIZE, widths=WIDTHS).model_dump(mode="json")
+    values["encoder"] |= {"stem_channels": 16, "stage_channels": [16] * 4}
+    return values
+
+
+def write_configs(folder: Path) -> Path:
+    for name, values in {**STAGES, "generator": GENERATOR}.items():
+        whole = {"model": model_values(), "run": RUN, "data": {"size": SIZE}, **values}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(whole))
+    loop = {
+        "size": SIZE,
+        "stages": [
+            {"stage": stage, "file": f"{stage}.yaml", "images_per_s": 4} for stage in STAGES
+        ],
+        "proof": {"file": "generator.yaml", "seeds": [0, 1], "num_faces": 6},
+    }
+    (folder / "loop.yaml").write_text(yaml.safe_dump(loop))
+    return folder / "loop.yaml"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a loop's YAML, shards to train on, shards held out."""
+    write_configs(tmp_path)
+    write_faces(tmp_path / "data" / "a.tar", 8)
+    write_faces(tmp_path / "held" / "h.tar", 6)
+    return tmp_path
+
+
+@pytest.fixture
+def iterate(vsp, place):
+    def run(*more):
+        return vsp("iterate", place / "loop.yaml", place / "out", "--data", place / "data",
+                   "--held-out", place / "held", "--device", "cpu", *more)  # fmt: skip
+
+    return run
+
+
+class Doubles:
+    """Stands in for the work of steps: notes what was done, leaves the files, says what it is told.
+
+    Attributes:
+        done: Names of the steps.
+        figures: What a round comes to, by number.
+        fails_at: Step at which a signal comes.
+    """
+
+    def __init__(self):
+        self.done = []
+        self.fails_at = ""
+        self.accepted = {"round-0": 8, "round-1": 8, "proof": 8}
+        self.changes = {}
+
+    def begin(self, name):
+        from jobs.steps import Stopped
+
+        if name == self.fails_at:
+            raise Stopped
+        self.done.append(name)
+
+    def train(self, run, what):
+        self.begin(what.name)
+        run.folder(what.name).mkdir(parents=True, exist_ok=True)
+        (run.folder(what.name) / "model.safetensors").write_bytes(b"")
+        return {"images": 8, "figures": {"val/lpips": 0.5}}
+
+    def clean(self, run, name, faces, model):
+        self.begin(name)
+        (run.folder(name) / "manifest").mkdir(parents=True)
+        write_faces(run.folder(name) / "a.tar", 7)
+        return {"model": model, "counts": {}, "reasons": {}, "calibration": ["level  share"]}
+
+    def figures_of(self, run, name, number, before, cleaned):
+        self.begin(name)
+        path = run.folder(name).with_name("figures.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        values = {"num_tried": 8, "num_accepted": self.accepted[name.split("/")[0]]}
+        values |= {"round": number, "num_images": 10, "num_rejected": 0, "gain": 0.1}
+        values |= {"gain_low": 0.1, "gain_high": 0.1, **self.changes}
+        return Figures(**values).model_dump(mode="json")
+
+    def conclude(self, run, proof):
+        self.begin("proof/figures")
+        (run.out / "proof").mkdir(exist_ok=True)
+        (run.out / "proof" / "figures.json").write_text("{}")
+        arms = [
+            Arm(arm=arm, seed=seed, reference="held-out", distance=9.0 + seed, error=None)
+            for arm in ("raw", "cleaned") for seed in proof.seeds
+        ]  # fmt: skip
+        return {"feature": "f", "num_faces": 6, "arms": [arm.model_dump() for arm in arms],
+                "comparisons": [compare(arms, "held-out").model_dump()]}  # fmt: skip
+
+
+@pytest.fixture
+def doubles(monkeypatch):
+    found = Doubles()
+    monkeypatch.setattr("jobs.iteration_training.train", found.train)
+    monkeypatch.setattr("jobs.iteration_steps.clean", found.clean)
+    monkeypatch.setattr("jobs.iteration_steps.figures_of", found.figures_of)
+    monkeypatch.setattr("jobs.iteration_proof.conclude", found.conclude)
+    return found
+
+
+# ------------------------------------------------------------------------------------ order
+
+
+def test_the_whole_loop_in_order(iterate, doubles, place):
+    code, out, err = iterate()
+    assert code == 0, err
+    assert doubles.done == WHOLE
+    assert "rule 5 ends the loop" in err
+    assert (place / "out" / "rounds.md").read_text() == out
+    assert "no difference can be detected" in out
+    assert "level  share" in out
+
+
+def test_a_second_run_does_nothing_again(iterate, doubles):
+    assert iterate()[0] == 0
+    doubles.done.clear()
+    assert iterate()[0] == 0
+    assert doubles.done == []
+
+
+@pytest.mark.parametrize("step", ["round-0/clean", AGAIN[1], "proof/figures"])
+def test_stopped_between_steps_it_goes_on_there(iterate, doubles, step):
+    doubles.fails_at = step
+    code, _, err = iterate()
+    assert code == 75
+    assert "to go on: vsp " in err
+    assert doubles.done == WHOLE[: WHOLE.index(step)]
+    doubles.fails_at = ""
+    assert iterate()[0] == 0
+    assert doubles.done == WHOLE
+
+
+def test_two_rounds_clean_the_original_set_each_time(iterate, doubles, monkeypatch, place):
+    sources = []
+    clean = doubles.clean
+
+    def noting(run, name, faces, model):
+        sources.append((name, Path(faces.shards).name, Path(model).parent.parent.parent.name))
+        return clean(run, name, faces, model)
+
+    monkeypatch.setattr("jobs.iteration_steps.clean", noting)
+    assert iterate("--rounds", 2, "--no-proof")[0] == 0
+    assert sources == [("round-0/clean", "data", "round-0"), ("round-1/clean", "data", "round-1")]
+    assert doubles.done[-1] == "round-2/train/restorer"
+
+
+def test_cumulative_rounds_clean_what_the_last_one_gave(iterate, doubles, monkeypatch):
+    sources = []
+    clean = doubles.clean
+
+    def noting(run, name, faces, model):
+        sources.append(faces.shards)
+        return clean(run, name, faces, model)
+
+    monkeypatch.setattr("jobs.iteration_steps.clean", noting)
+    assert iterate("--rounds", 2, "--no-proof", "--set", "cumulative=true")[0] == 0
+    assert [Path(source).parent.name for source in sources][1] == "round-0"
+
+
+def test_an_idle_round_ends_the_loop_and_the_proof_looks_at_it(iterate, doubles):
+    doubles.changes = {"gain": 0.001}
+    code, out, _ = iterate()
+    assert code == 0
+    assert doubles.done == [*TRAININGS, "round-0/clean", "round-0/figures", *ARMS, "proof/figures"]
+    assert "rule 1" in out
+
+
+def test_harm_ends_the_loop_before_anything_is_trained_on_it(iterate, doubles):
+    doubles.changes = {"below": 0.5}
+    assert iterate("--no-proof", "--rounds", 2)[0] == 0
+    assert doubles.done == [*TRAININGS, "round-0/clean", "round-0/figures"]
+
+
+def test_harm_in_the_second_round_leaves_the_first_for_the_proof(iterate, doubles, monkeypatch):
+    trained_on = {}
+    train, figures_of = doubles.train, doubles.figures_of
+
+    def noting(run, what):
+        trained_on[what.name] = what.faces.needs
+        return train(run, what)
+
+    def harmful(run, name, number, before, cleaned):
+        doubles.changes = {"below": 0.5} if number else {}
+        return figures_of(run, name, number, before, cleaned)
+
+    monkeypatch.setattr("jobs.iteration_training.train", noting)
+    monkeypatch.setattr("jobs.iteration_steps.figures_of", harmful)
+    assert iterate("--rounds", 3)[0] == 0
+    assert "round-2/train/prior" not in doubles.done
+    assert trained_on["proof/cleaned/seed-0"] == "round-0/clean"
+    assert trained_on["proof/raw/seed-0"] == ""
+
+
+def test_nothing_cleaned_is_said_and_nothing_compared(iterate, doubles):
+    doubles.accepted["round-0"] = 0
+    code, out, _ = iterate()
+    assert code == 0
+    assert doubles.done == [*TRAININGS, "round-0/clean", "round-0/figures"]
+    assert "nothing to compare" in out
+
+
+def test_where_the_own_model_changes_nothing_another_cleans_for_the_proof(iterate, doubles):
+    doubles.accepted["round-0"] = 0
+    code, out, err = iterate("--set", "proof.cleaner=default")
+    assert code == 0, err
+    middle = ["proof/clean", "proof/cleaning/figures"]
+    assert doubles.done == [*TRAININGS, "round-0/clean", "round-0/figures", *middle, *ARMS,
+                            "proof/figures"]  # fmt: skip
+    assert "cleaned by default" in out
+
+
+def test_another_model_may_clean_and_nothing_need_be_trained(iterate, doubles):
+    assert iterate("--model", "default", "--set", "stages=[]", "--no-proof")[0] == 0
+    assert doubles.done == ["round-0/clean", "round-0/figures"]
+
+
+def test_parts_of_a_proof_can_run_elsewhere(iterate, doubles):
+    assert iterate("--only", "proof/raw")[0] == 0
+    assert doubles.done == ["proof/raw/seed-0", "proof/raw/seed-1"]
+    code, _, err = iterate("--only", "proof/cleaned")
+    assert code == 2
+    assert "needs round-0/clean" in err
+    assert iterate()[0] == 0
+    assert sorted(doubles.done) == sorted(WHOLE)
+
+
+# ------------------------------------------------------------------------------ what is refused
+
+
+def test_other_faces_than_before_are_refused(iterate, doubles, place):
+    assert iterate()[0] == 0
+    write_faces(place / "data" / "b.tar", 3)
+    code, _, err = iterate()
+    assert code == 2
+    assert "made with other faces" in err
+
+
+def test_other_settings_than_before_are_refused_where_they_matter(iterate, doubles, place):
+    assert iterate()[0] == 0
+    values = yaml.safe_load((place / "encoder.yaml").read_text())
+    values["adam"] = {"lr": 0.5}
+    (place / "encoder.yaml").write_text(yaml.safe_dump(values))
+    code, _, err = iterate()
+    assert code == 2
+    assert "round-0/train/encoder: made with other settings" in err
+
+
+def test_more_seeds_add_to_what_is_there_and_are_compared_anew(iterate, doubles):
+    assert iterate()[0] == 0
+    doubles.done.clear()
+    assert iterate("--set", "proof.seeds=[0, 1, 2]")[0] == 0
+    assert doubles.done == ["proof/raw/seed-2", "proof/cleaned/seed-2", "proof/figures"]
+
+
+def test_a_missing_output_is_made_again(iterate, doubles, place):
+    assert iterate()[0] == 0
+    (place / "out" / AGAIN[2] / "model.safetensors").unlink()
+    doubles.done.clear()
+    assert iterate()[0] == 0
+    assert doubles.done == [AGAIN[2]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--only", "nothing"], "no such step; known: round-0/train/prior"),
+        (["--set", "stages=[]"], "clean.model: trained needs stages"),
+        (["--set", "rounds=4"], "rounds"),
+        (["--set", "proof.file=none.yaml"], "none.yaml: no such file"),
+    ],
+)
+def test_mistakes_are_one_line(iterate, doubles, arguments, line):
+    code, _, err = iterate(*arguments)
+    assert code == 2
+    assert line in err
+    assert doubles.done == []
+
+
+def test_a_folder_of_others_is_refused(iterate, doubles, place):
+    (place / "out").mkdir()
+    (place / "out" / "thesis.txt").write_text("")
+    code, _, err = iterate()
+    assert code == 2
+    assert "holds files of others" in err
+
+
+def test_a_damaged_record_is_named(iterate, doubles, place):
+    assert iterate()[0] == 0
+    (place / "out" / "_steps" / "round-0.clean.json").write_text("{")
+    code, _, err = iterate()
+    assert code == 2
+    assert "round-0.clean.json: damaged" in err
+
+
+# --------------------------------------------------------------------------------- plan, status
+
+
+def test_the_plan_is_told_with_an_estimate_and_nothing_is_done(iterate, doubles, place):
+    code, out, _ = iterate("-n")
+    assert code == 0
+    assert doubles.done == []
+    assert not (place / "out").exists()
+    lines = out.splitlines()
+    assert [line.split()[2] for line in lines[:-1]] == WHOLE
+    assert lines[-1].startswith("left: about ")
+
+
+def test_status_tells_what_is_done(iterate, doubles):
+    doubles.fails_at = "round-0/clean"
+    iterate()
+    code, out, _ = iterate("--status")
+    assert code == 0
+    states = {line.split()[-3 if line.startswith("done") else 2]: line[:5] for line in
+              out.splitlines()[:6]}  # fmt: skip
+    assert states["round-0/train/restorer"] == "done "
+    assert states["round-0/clean"] == "to do"
+
+
+# ------------------------------------------------------------------------------ real trainings
+
+
+def test_a_training_that_takes_too_long_is_stopped_and_goes_on_with_more_minutes(iterate, place):
+    slow = ("--only", "round-0/train/prior", "--no-proof")
+    code, _, err = iterate(*slow, "--set", "max_minutes=0.000001")
+    assert code == 1
+    assert "of 8 images" in err
+    assert "raise max_minutes" in err
+    code, _, err = iterate(*slow)
+    assert code == 0, err
+    assert "going on from step 1" in err
+    record = json.loads((place / "out" / "_steps" / "round-0.train.prior.json").read_text())
+    assert record["facts"]["images"] == 8
+
+
+@pytest.mark.slow
+def test_a_loop_that_is_interrupted_ends_as_one_that_was_not(place):
+    """The real thing with tiny nets, twice: straight, and with Ctrl-C in a training."""
+    models = []
+    for name in ("straight", "interrupted"):
+        command = [sys.executable, "-m", "jobs.cli", "iterate", str(place / "loop.yaml"),
+                   str(place / name), "--data", str(place / "data"), "--held-out",
+                   str(place / "held"), "--device", "cpu", "--set",
+                   "proof.cleaner=default"]  # fmt: skip
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        if name == "interrupted":
+            with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+                while not (place / name / "round-0/train/encoder/log.jsonl").exists():
+                    time.sleep(0.02)
+                process.send_signal(signal.SIGINT)
+                process.communicate(timeout=120)
+            assert process.returncode == 75
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Proof" in done.stdout
+        out = place / name
+        models.append((out / "round-0/train/restorer/model.safetensors").read_bytes())
+    assert models[0] == models[1]

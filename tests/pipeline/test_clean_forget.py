@@ -1,0 +1,355 @@
+"""A removal request: nothing is left, whatever interrupts it."""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import clean_folder
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cleaning import tables
+from pipeline.cleaning.chosen import Request, choose, plain_of, removal_of
+from pipeline.cleaning.forget import finish_pending, forget, is_pending
+from pipeline.cleaning.manifest import read_manifest
+from pipeline.cleaning.overrule import load
+from pipeline.cleaning.scan import Sought, scan
+from pipeline.cleaning.tables import Inspected, read_table_rows
+from pipeline.cleaning.tombstones import Tombstones
+from pipeline.errors import UserError
+from pipeline.ledger import Ledger
+from pipeline.shards import read_shard
+from pipeline.storage import LocalStore, open_store
+from pipeline.verify import verify
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    return clean_folder.make_clean_folder(tmp_path_factory.mktemp("clean"))
+
+
+@pytest.fixture
+def folder(template, tmp_path):
+    """A copy of the finished OUT; IN is shared, for nobody may write there."""
+    shutil.copytree(template.out, tmp_path / "out")
+    return LocalStore(tmp_path / "out")
+
+
+def remove(store, **request):
+    chosen = choose(store, Request(**request))
+    stones = Tombstones.load(store)
+    plain = plain_of(store, chosen)
+    removal = removal_of(store, chosen, plain, stones)
+    return chosen, Sought(removal, stones, plain), forget(store, removal, stones, plain)
+
+
+def outcomes(store):
+    table = read_manifest(store, ["key", "outcome"]).to_pydict()
+    return dict(zip(table["key"], table["outcome"], strict=True))
+
+
+def problems(store):
+    return verify(Ledger(store), Ledger(store).plan()).problems
+
+
+def test_before_a_removal_the_scan_finds_every_trace(folder):
+    chosen = choose(folder, Request(key="ann/two"))
+    stones = Tombstones.load(folder)
+    plain = plain_of(folder, chosen)
+    report = scan(folder, Sought(removal_of(folder, chosen, plain, stones), stones, plain))
+    found = {line.removeprefix(f"{folder.url}/").partition(":")[0] for line in report.remains}
+    places = {"000000.tar", "000000.parquet", "000001.parquet", "manifest/000000.parquet",
+              "_vsp/inspect/inspected/000000.parquet", "_vsp/inspect/_vsp/private/000000.parquet",
+              "_vsp/decide/decisions/000001.parquet"}  # fmt: skip
+    assert places <= found
+
+
+def test_an_image_goes_with_its_exact_copies_and_leaves_blank_rows(folder):
+    chosen, _, report = remove(folder, key="ann/two")
+    assert report.remains == []
+    assert report.num_files > 30
+    assert [image.name for image in chosen.exact] == ["000001/copied"]
+    with folder.open(f"{tables.INSPECT}/inspected/000000.parquet") as file:
+        assert read_table_rows(file, Inspected)[1] == Inspected(1, "", "forgotten")
+    row = read_manifest(folder).to_pylist()[1]
+    assert (row["outcome"], row["decision_reason"]) == ("forgotten", "forgotten")
+    assert {name for name, value in row.items() if value not in (None, "", 0.0, "[]")} == {
+        "shard", "index", "status", "decision", "decision_reason", "outcome"
+    }  # fmt: skip
+    assert len(Tombstones.load(folder)) == 1
+    assert problems(folder) == []
+    counts = verify(Ledger(folder), Ledger(folder).plan()).counts
+    assert counts["forgotten"] == 2
+
+
+def test_a_near_copy_stays_and_no_longer_names_what_it_was_a_copy_of(folder):
+    chosen, _, report = remove(folder, key="ann/one")
+    assert [image.key for image in chosen.near] == ["ann/one-small"]
+    assert report.remains == []
+    row = read_manifest(folder).to_pylist()[3]
+    assert (row["key"], row["copy_of"], row["outcome"]) == ("ann/one-small", None, "rejected")
+    assert "ann/one" not in row["decision_detail"]
+    groups = pq.read_table(folder.path(f"{tables.DECIDE}/groups.parquet")).to_pylist()
+    assert groups[0]["copy_group"] == groups[3]["copy_group"] == -1
+    assert problems(folder) == []
+
+
+def test_near_copies_go_along_when_asked_for(folder):
+    chosen, _, report = remove(folder, key="ann/one", copies=True)
+    assert [image.key for image in chosen.images] == ["ann/one", "ann/one-small"]
+    assert (report.remains, problems(folder)) == ([], [])
+
+
+def test_a_person_goes_from_verdicts_reviews_trials_and_findings(folder):
+    _, _, report = remove(folder, person="bob")
+    assert report.remains == []
+    assert load(folder) == {}
+    with folder.open(f"{tables.REVIEW}/000000.tar") as file:
+        assert len(file.read()) == 1024  # two end blocks
+    trials = next(folder.list(f"{tables.CALIBRATE}/_vsp/trials"))
+    assert pq.read_table(folder.path(trials)).num_rows == 0
+    found = json.loads(folder.read(f"{tables.DECIDE}/identities.json"))
+    assert (found["merges"], len(found["outliers"])) == ([], 1)
+    assert "ann/one" in outcomes(folder)
+
+
+def test_an_identity_cluster_and_a_source_are_found(folder):
+    keys = {image.key for image in choose(folder, Request(person="group:1")).images}
+    assert keys == {"bob_one", "bob_two", "bob_three"}
+    below = choose(folder, Request(source=f"{clean_folder.SOURCE}bob/")).images
+    assert {image.key for image in below} == keys
+    one = choose(folder, Request(source=f"{clean_folder.SOURCE}bob/2")).images
+    assert [image.key for image in one] == ["bob_one"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [({"key": "nobody"}, "no image"), ({"person": "group:x"}, "expected a number"),
+     ({"person": "eve"}, "no image"), ({"source": "https://else"}, "no image")],
+)  # fmt: skip
+def test_what_fits_nothing_is_one_line(folder, request_, words):
+    with pytest.raises(UserError, match=words):
+        choose(folder, Request(**request_))
+
+
+def test_the_journals_keep_their_other_lines(folder):
+    remove(folder, key="torn")
+    lines = [json.loads(line) for line in folder.read("_vsp/journal.jsonl").decode().splitlines()]
+    assert [line["event"] for line in lines] == ["begun"]
+    inner = open_store(f"{folder.url}/{tables.INSPECT}")
+    assert b"ann/one.jpg" in inner.read("_vsp/journal.jsonl")  # of another shard
+    remove(folder, key="ann/one")
+    assert b"ann/one" not in inner.read("_vsp/journal.jsonl")
+
+
+def test_what_stays_keeps_its_bytes(folder):
+    before = {s.key: s.members for s in read_shard(f"{folder.url}/000001.tar")}
+    remove(folder, key="bob_two")
+    after = {s.key: s.members for s in read_shard(f"{folder.url}/000001.tar")}
+    del before["bob_two"]
+    assert before == after
+
+
+def test_a_foreign_file_that_knows_the_image_is_named(folder):
+    chosen = choose(folder, Request(key="bob_two"))
+    vector = next(iter(plain_of(folder, chosen).identities))
+    digest = chosen.images[0].sha256
+    folder.write("notes.txt", b"see bob_two.jpg for more")
+    folder.write("hash.json", json.dumps({"a": [digest]}).encode())
+    folder.write("image.bin", clean_folder.image_of(clean_folder.MADE[6]))
+    out = io.BytesIO()
+    moved = (vector + np.float32(4e-7)).astype(np.float32).tobytes()
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"v": [b"\0" * 512, moved]}), out)
+    folder.write("mine/vectors.parquet", out.getvalue())
+    _, _, report = remove(folder, key="bob_two")
+    found = dict(line.removeprefix(f"{folder.url}/").split(": ") for line in report.remains)
+    assert found == {
+        "notes.txt": "names the key", "hash.json": "holds the sha256 of an image",
+        "image.bin": "holds an image", "mine/vectors.parquet": "holds an embedding",
+    }  # fmt: skip
+
+
+def test_keys_of_digits_and_common_words_raise_no_false_alarm(folder):
+    _, _, report = remove(folder, key="copied")  # a word of every sidecar
+    assert report.remains == []
+
+
+def test_tombstones_and_the_pending_file_name_nobody(folder, monkeypatch):
+    monkeypatch.setattr("pipeline.cleaning.forget.scan", stop)
+    with pytest.raises(Stop):
+        remove(folder, person="bob")
+    text = folder.read("_vsp/forgetting.json") + folder.read(tables.TOMBSTONES)
+    digests = [clean_folder.entry_of(made).seen.sha256 for made in clean_folder.MADE]
+    assert not any(word in text.decode() for word in ["bob", *filter(None, digests)])
+
+
+class Stop(Exception):
+    pass
+
+
+def stop(*_):
+    raise Stop
+
+
+class Mortal(LocalStore):
+    """A store whose process dies before or after its n-th change."""
+
+    left = 0
+    after = False
+
+    def _step(self, work):
+        Mortal.left -= 1
+        if Mortal.left == 0 and not Mortal.after:
+            raise Stop
+        result = work()
+        if Mortal.left == 0:
+            raise Stop
+        return result
+
+    def write(self, name, data):
+        return self._step(lambda: LocalStore.write(self, name, data))
+
+    def publish(self, attempt, name):
+        return self._step(lambda: LocalStore.publish(self, attempt, name))
+
+    def stage(self, attempt, names):
+        return self._step(lambda: LocalStore.stage(self, attempt, names))
+
+    def remove(self, name):
+        return self._step(lambda: LocalStore.remove(self, name))
+
+    def discard(self, attempt):
+        if Mortal.left != 0:  # a dead process tidies nothing
+            LocalStore.discard(self, attempt)
+
+
+@pytest.mark.parametrize(
+    ("after", "stride"),
+    [(False, 6), pytest.param(False, 1, marks=pytest.mark.slow),
+     pytest.param(True, 1, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_a_removal_interrupted_at_any_change_is_finished(
+    folder, tmp_path, monkeypatch, after, stride
+):
+    monkeypatch.setattr("pipeline.cleaning.forget.open_store", lambda url: Mortal(url_path(url)))
+    Mortal.after = after
+    copy = tmp_path / "copy"
+    num_steps = 1 - stride
+    while True:
+        num_steps += stride
+        shutil.copytree(folder.root, copy)
+        Mortal.left = num_steps
+        store, died = Mortal(copy), True
+        with contextlib.suppress(Stop):
+            remove(store, key="ann/two")
+            died = False
+        if not died:
+            break
+        Mortal.left = 0
+        plain = LocalStore(copy)
+        began = is_pending(plain)
+        report = finish_pending(plain)
+        assert (report is not None) == began
+        if report is None and num_steps > 3:
+            assert outcomes(plain).get("ann/two") is None, "the last step was done"
+        if report is None and "ann/two" in outcomes(plain):
+            assert num_steps <= 2
+            remove(plain, key="ann/two")
+        assert report is None or report.remains == []
+        assert not is_pending(plain)
+        assert "ann/two" not in outcomes(plain)
+        assert problems(plain) == [], num_steps
+        assert plain.attempts() == []
+        shutil.rmtree(copy)
+    assert num_steps > 20
+
+
+def url_path(url):
+    from pathlib import Path
+
+    return Path(url)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import pipeline.cleaning.forget as forgetting
+from pipeline.cleaning.chosen import Request, choose, plain_of, removal_of
+from pipeline.cleaning.tombstones import Tombstones
+from pipeline.storage import LocalStore
+store = LocalStore(Path(sys.argv[1]))
+chosen = choose(store, Request(person="ann"))
+stones = Tombstones.load(store)
+plain = plain_of(store, chosen)
+forgetting._edit_decisions = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+forgetting.forget(store, removal_of(store, chosen, plain, stones), stones, plain)
+"""
+
+
+def test_a_killed_removal_is_finished_by_the_next_command(folder):
+    ended = subprocess.run([sys.executable, "-c", KILLED, folder.url], check=False)
+    assert ended.returncode == -9
+    assert is_pending(folder)
+    report = finish_pending(folder)
+    assert report.remains == []
+    assert problems(folder) == []
+    assert set(outcomes(folder)) == {
+        "", "bob_one", "bob_two", "bob_three", "stone", "notes", "torn", "cat"
+    }  # fmt: skip
+
+
+def test_verify_wants_a_tombstone_for_every_blank_row(folder):
+    remove(folder, key="bob_two")
+    Tombstones(b"0" * 32).save(folder)
+    assert any("no tombstone" in line for line in problems(folder))
+
+
+def test_verify_sees_a_manifest_that_disagrees_with_the_shard(folder, template):
+    ledger = Ledger(folder)
+    record = ledger.commit(ledger.plan(), "000000")
+    name = "manifest/000000.parquet"
+    rows = read_manifest(folder).to_pylist()[:5]
+    rows[1]["sha256_out"] = "0" * 64
+    file = io.BytesIO()
+    tables.write_columns(file, rows, tables.MANIFEST_SCHEMA)
+    folder.write(name, file.getvalue())
+    for each in record["files"]:
+        if each["name"] == name:
+            from pipeline.sidecar import sha256
+
+            each |= {"sha256": sha256(file.getvalue()), "size_bytes": len(file.getvalue())}
+    folder.write(f"_vsp/commits/{ledger.plan().id}/000000.json", json.dumps(record).encode())
+    assert problems(folder) == [
+        "manifest/000000.parquet: ann/two: another sha256 than the sidecar's",
+        "000000.tar: ann/two.jpg: not what its row says",
+    ]
+
+
+def test_crops_keep_their_places_when_one_goes(template, tmp_path):
+    """With crops cut first, the next steps count records of the crops' tar."""
+    from pipeline.cleaning.rewrite import Edit, rewrite_unit
+
+    store = LocalStore(tmp_path / "aligned")
+    plan = clean_folder._begin(store, "align", clean_folder._units(template.source))
+    photos = [clean_folder.Row(i, f"p{i}", "copied") for i in range(3)]
+    members = [(f"p{i}_0.{kind}", b"%d" % i) for i in range(3) for kind in ("png", "json")]
+    sidecar = clean_folder._as_bytes(
+        clean_folder.write_sidecar, "a", photos, clean_folder.Provenance(0, "", "", "{}")
+    )
+    files = {"a.parquet": sidecar, "a.tar": clean_folder._tar(members)}
+    clean_folder._publish(store, plan, "a", files, ["copied"] * 3)
+    record = next(Ledger(store).commits(plan))
+    edit = Edit(gone=frozenset({1}), crops=frozenset({1}))
+    assert rewrite_unit(store, plan, record, "a.parquet", edit)["counts"] == {
+        "copied": 2, "forgotten": 1
+    }  # fmt: skip
+    samples = list(read_shard(f"{store.url}/a.tar"))
+    assert [s.key for s in samples] == ["p0_0", "_vsp_forgotten/000001", "p2_0"]
+    again = rewrite_unit(store, plan, next(Ledger(store).commits(plan)), "a.parquet", edit)
+    assert again is None
