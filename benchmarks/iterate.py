@@ -6,12 +6,12 @@
     python benchmarks/iterate.py truth --data runs/iterate/data --loop runs/iterate/loop
 
 FACES is a folder of shards of clean aligned faces whose JSON holds `sharpness`. `prepare` makes of
-them, at 64 pixels, as PNG:
+them, at 128 pixels, as PNG (no format tells what was damaged; trainings reduce them to 64):
 
-    targets/     the first two thirds of the shards; a third of their faces is damaged, at a level of
-                 `pipeline.cleaning.levels` drawn with the key; damage.csv tells which
+    targets/     the first third of the shards; a third of their faces is damaged, at level 2, 3 or
+                 4 of `pipeline.cleaning.levels`, drawn with the key; damage.csv tells which
     truth/       the same faces as they were
-    held-out/    the sharper half of the other shards' faces: nothing is trained on them
+    held-out/    the sharper half of the faces of the last third: nothing is trained on them
 
 `truth` looks at what each round cleaned: how many accepted changes came closer to the truth.
 """
@@ -29,16 +29,17 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline import images
-from pipeline.cleaning.levels import LEVELS, damage, level_of
+from pipeline.cleaning.levels import damage, level_of
 from pipeline.errors import UserError
-from pipeline.plan import find_shards, shard_name
+from pipeline.plan import find_shards
 from pipeline.tar import TarWriter
 from pipeline.training.index import Record, build_index
 from vsp_model.files import whole_or_absent
 from vsp_model.randomness import generator_for
 
-SIZE, SEED = 64, 0
+SIZE, SEED = 128, 0
 SHARE_DAMAGED = 1 / 3
+DRAWN = (2, 3, 4)  # level 1 is hardly visible, level 5 leaves nobody to know
 DAMAGE = "damage.csv"
 KEPT = ("key", "source", "licence", "labels")  # what a damaged face's JSON may still say
 
@@ -74,7 +75,7 @@ def level_drawn(key: str) -> int:
     stream = generator_for(SEED, key, "iterate: damage")
     if stream.random() >= SHARE_DAMAGED:
         return 0
-    return LEVELS[int(stream.integers(len(LEVELS)))].number
+    return DRAWN[int(stream.integers(len(DRAWN)))]
 
 
 def damaged(face: Face) -> Face:
@@ -101,16 +102,16 @@ def prepare(source: str, out: Path) -> None:
     shards = find_shards(source)
     if len(shards) < 3:
         raise UserError(f"{source}: {len(shards)} shards; give at least three")
-    num_targets = 2 * len(shards) // 3
+    third = len(shards) // 3
     levels: dict[str, int] = {}
-    for shard in shards[:num_targets]:
+    for shard in shards[:third]:
         faces = [face for face, _ in faces_of(shard)]
         levels |= {face.key: level_drawn(face.key) for face in faces}
         write_shard(out / "targets" / Path(shard).name, faces, damaged)
         write_shard(out / "truth" / Path(shard).name, faces, lambda face: face)
     with (out / DAMAGE).open("w", newline="") as file:
         csv.writer(file).writerows([("key", "level"), *sorted(levels.items())])
-    rest = [each for shard in shards[num_targets:] for each in faces_of(shard)]
+    rest = [each for shard in shards[-third:] for each in faces_of(shard)]
     middle = float(np.median([sharpness for _, sharpness in rest]))
     sharper = [face for face, sharpness in rest if sharpness > middle]
     write_shard(out / "held-out" / "held-out-000000.tar", sharper, lambda face: face)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,6 @@ from pipeline.cleaning.tables import (
     CALIBRATE,
     DECISIONS,
     INSPECT,
-    INSPECTED,
     PRIVATE,
     THRESHOLDS,
 )
@@ -107,19 +107,17 @@ def _take_back(run: CleanRun) -> bool:
 
 
 def _groups_digest(run: CleanRun) -> str:
-    """What groups of copies and persons follow from: the tables of what was seen."""
-    from pipeline.cleaning.decide import groups_digest
+    """What groups of copies and persons follow from: what was seen, and how it is compared."""
+    settings = run.settings
+    copies = settings.copies.model_dump(mode="json", exclude={"threads"})
+    return _digest([_seen_facts(run), copies, settings.identities.model_dump(mode="json")])
 
-    ledger = Ledger(open_store(f"{run.out}/{INSPECT}"))
-    plan = ledger.plan()
+
+def _seen_facts(run: CleanRun) -> list[Any]:
+    """What the tables of what was seen follow from; an image that is forgotten changes nothing."""
+    plan = Ledger(open_store(f"{run.out}/{INSPECT}")).plan()
     assert plan, "the inspection comes first"
-    tables = [
-        f"{record['shard']} {file['sha256']}"
-        for record in ledger.commits(plan)
-        for file in record["files"]
-        if file["name"].startswith(f"{INSPECTED}/")
-    ]
-    return groups_digest(tables, run.settings)
+    return [plan.settings, [[unit.shard, unit.version, unit.limit] for unit in plan.units]]
 
 
 # ---------------------------------------------------------------------------------- calibrate
@@ -138,8 +136,11 @@ def calibrate(run: CleanRun) -> "Thresholds | None":
         run.store.remove(THRESHOLDS)
         return None
     job, facts = _trials_job(run)
-    digest = _digest([job.provenance.config, [unit.shard for unit in job.units], facts,
-                      run.settings.calibrate.model_dump(mode="json")])  # fmt: skip
+    settings = run.settings
+    digest = _digest([
+        job.provenance.config, facts, _seen_facts(run), settings.sample.model_dump(mode="json"),
+        settings.calibrate.model_dump(mode="json"),
+    ])  # fmt: skip
     there = load_thresholds(run.store)
     if there is None or not _is_of(run.store, digest):
         if job.units:
@@ -283,8 +284,10 @@ def _aligner(run: CleanRun) -> str:
 
 
 def _with_decisions(store: Store, unit: Unit) -> Unit:
-    """The unit under the decisions about it: others are another input."""
+    """The unit under the decisions about it, and what they are verified by: part of the input."""
     digest = hashlib.sha256(store.read(f"{DECISIONS}/{unit.shard}.parquet"))
+    with suppress(FileNotFoundError):  # nothing was calibrated
+        digest.update(store.read(THRESHOLDS))
     return replace(unit, version=f"{unit.version} {digest.hexdigest()[:16]}")
 
 

@@ -108,7 +108,8 @@ def _forget(store: "Store", request: "Request", *, ask: bool) -> int:
     plain = plain_of(store, chosen)
     removal = removal_of(store, chosen, plain, stones)
     report = forgetting.forget(store, removal, stones, plain)
-    typer.echo(f"forgotten: {_images(len(chosen.images))}; {len(Tombstones.load(store))} in all")
+    num_stones = len(Tombstones.load(store))
+    typer.echo(f"forgotten: {_images(len(chosen.images))}; tombstones in OUT: {num_stones}")
     return _show(report)
 
 
@@ -160,12 +161,13 @@ def _originals(store: "Store", images: "tuple[Image, ...]") -> Iterator[str]:
     from pipeline.ledger import Ledger
     from pipeline.storage import open_store
 
-    places: dict[str, str] = {}
-    for folder in (INSPECT, ALIGNED):  # where crops were cut, theirs is the user's input
-        plan = Ledger(open_store(f"{store.url.rstrip('/')}/{folder}")).plan()
-        places |= {unit.shard: unit.source for unit in plan.units} if plan else {}
+    url = store.url.rstrip("/")
+    cut, seen = (Ledger(open_store(f"{url}/{folder}")).plan() for folder in (ALIGNED, INSPECT))
+    plan = cut or seen or Ledger(store).plan()
+    places = {unit.shard: unit.source for unit in plan.units} if plan else {}
     for image in images:
-        yield f"{places.get(image.shard, f'{image.shard}.tar')}: {image.key}"
+        key = image.key.rpartition("_")[0] if cut else image.key  # crops are KEY_NUMBER
+        yield f"{places.get(image.shard, f'{image.shard}.tar')}: {key}"
 
 
 def _weights(store: "Store") -> Iterator[str]:

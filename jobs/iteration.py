@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal, Self
 
 import typer
 from pydantic import Field, model_validator
 
+from jobs.steps import Stopped
 from pipeline.cleaning.rounds import MAX_ROUNDS, StopConfig
 from pipeline.errors import UserError
 from pipeline.replica import Frozen
@@ -66,6 +68,7 @@ class ProofConfig(Frozen):
         file: Their YAML, `kind: gan`, seen from the loop's.
         images_per_s: As `StageFile`.
         seeds: One pair of trainings each.
+        size: Side in pixels at which they are measured, the generator's own.
         num_faces: Drawn from each generator to measure it.
         cleaner: Model that cleans for the proof where the loop's own changed nothing; "" for none.
     """
@@ -73,6 +76,7 @@ class ProofConfig(Frozen):
     file: Path
     images_per_s: float = Field(0.0, ge=0)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    size: int = Field(ge=8)
     num_faces: int = Field(2000, ge=2)
     cleaner: str = ""
 
@@ -81,7 +85,7 @@ class LoopConfig(Frozen):
     """What a loop's YAML holds.
 
     Attributes:
-        size: Side in pixels at which sets are measured; that of the trainings.
+        size: Side in pixels at which sets are measured before and after a cleaning.
         stages: Of the restorer, in order; none: nothing is trained but the proof's generators.
         rounds: Rounds of cleaning; the paper's number is unknown, one is what it speaks of.
         cumulative: Clean what the last round gave instead of the originals. Errors add up.
@@ -184,6 +188,7 @@ class Iteration:
         out: The output folder.
         device: Where networks run.
         read: What YAMLs say, each read once.
+        stop: Set by a signal that came too late for the step at work, which ends the loop after it.
     """
 
     config: LoopConfig
@@ -192,6 +197,7 @@ class Iteration:
     out: Path
     device: str
     read: dict[str, Any] = field(default_factory=dict)
+    stop: Event = field(default_factory=Event)
 
     @cached_property
     def raw(self) -> FaceSet:
@@ -251,6 +257,8 @@ class Iteration:
             with self.timed(step):
                 facts = step.work()
             self._write(step, finished=True, seconds=self.seconds(step), facts=facts)
+            if self.stop.is_set():
+                raise Stopped
         found: Mapping[str, Any] = self.record(step.name)["facts"]
         return found
 

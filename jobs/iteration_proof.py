@@ -88,7 +88,7 @@ def conclusion(run: Iteration, proof: ProofConfig) -> Step:
         name=f"{PROOF}/figures",
         made_of={
             "generators": digest_of([step.digest for step in arms]),
-            "settings": digest_of([run.config.size, proof.num_faces]),
+            "settings": digest_of([proof.size, proof.num_faces]),
             "held-out faces": shards_or_nothing(run),
         },
         outputs=(run.out / PROOF / FIGURES,),
@@ -101,7 +101,7 @@ def conclusion(run: Iteration, proof: ProofConfig) -> Step:
 def conclude(run: Iteration, proof: ProofConfig) -> Mapping[str, Any]:
     """Draw, measure, compare; returns arms and comparisons as JSON."""
     held_out = (run.held_out,) if run.held_out else ()
-    ruler = make_ruler(run.config.size, held_out)
+    ruler = make_ruler(proof.size)
     sets = dict(zip(REFERENCES, ((run.raw.shards,), held_out), strict=True))
     references = {name: measure(shards, ruler).features for name, shards in sets.items() if shards}
     arms = [

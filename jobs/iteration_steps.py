@@ -21,7 +21,7 @@ from jobs.iteration import (
 from jobs.iteration_training import RESULT, Training, training
 from jobs.steps import quiet
 from pipeline.cleaning import rounds
-from pipeline.cleaning.sets import Name, Seen, distance, make_ruler, measure
+from pipeline.cleaning.sets import Name, Ruler, Seen, distance, make_ruler, measure
 from pipeline.errors import RunError, UserError
 
 FAILED = 1  # exit code of a cleaning run
@@ -185,23 +185,25 @@ def figures_of(
     held_out = (run.held_out,) if run.held_out else ()
     ruler = make_ruler(run.config.size, held_out)
     first = measure((before.shards,), ruler, names)
-    second = measure((str(out),), ruler, names)
+    counted = rounds.counts(manifest)
+    is_empty = counted["num_rejected"] == counted["num_images"]  # nothing is left to look at
+    second = None if is_empty else measure((str(out),), ruler, names)
     reference = measure(held_out, ruler) if held_out else None
     drifted = run.config.cumulative and number > 0
     found = rounds.Figures(
         round=number,
         cleaned_by=cleaner_of(run, cleaned),
-        **rounds.counts(manifest),
+        **counted,
         scorer=ruler.scorer,
         **_gain(first, second),
         below=rounds.share_below(manifest, _drift(run, ruler, second) if drifted else None),
         feature=ruler.feature,
-        distance_before=distance(first.features, reference.features) if reference else None,
-        distance_after=distance(second.features, reference.features) if reference else None,
+        distance_before=_distance(first, reference),
+        distance_after=_distance(second, reference),
         identity_before=first.identity_spread,
-        identity_after=second.identity_spread,
+        identity_after=second and second.identity_spread,
         spread_before=first.spread,
-        spread_after=second.spread,
+        spread_after=second and second.spread,
         shifts=rounds.attribute_shifts(manifest),
     )
     values = found.model_dump(mode="json")
@@ -217,15 +219,20 @@ def cleaner_of(run: Iteration, cleaned: Step) -> str:
     return "own" if model.startswith(str(run.out)) else model
 
 
-def _gain(first: Seen, second: Seen) -> dict[str, float | None]:
-    both = sorted(first.scores.keys() & second.scores.keys())
-    pairs = np.array([(first.scores[n], second.scores[n]) for n in both]).reshape(-1, 2)
+def _distance(seen: Seen | None, reference: Seen | None) -> float | None:
+    return distance(seen.features, reference.features) if seen and reference else None
+
+
+def _gain(first: Seen, second: Seen | None) -> dict[str, float | None]:
+    after = second.scores if second else {}
+    both = sorted(first.scores.keys() & after.keys())
+    pairs = np.array([(first.scores[name], after[name]) for name in both]).reshape(-1, 2)
     return rounds.median_gain(pairs[:, 0], pairs[:, 1])
 
 
-def _drift(run: Iteration, ruler: Any, second: Seen) -> dict[Name, float] | None:
+def _drift(run: Iteration, ruler: Ruler, second: Seen | None) -> dict[Name, float] | None:
     """Cosines of accepted faces with the very first originals, of which a later round is not."""
-    if not second.embeddings:
+    if second is None or not second.embeddings:
         return None
     first = measure((run.raw.shards,), ruler, second.embeddings.keys())
     return {

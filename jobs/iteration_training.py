@@ -144,6 +144,8 @@ def train(run: Iteration, what: Training) -> Mapping[str, Any]:
         attendant = Capped(display, left_s)
         with heeding_signals(attendant):
             outcome = work(job, Alone(), attendant, display.say)
+    if attendant.is_stopping:
+        run.stop.set()
     if outcome.finished:
         return {"images": outcome.images_seen, "figures": outcome.figures}
     if attendant.is_stopping:

@@ -22,7 +22,10 @@ Out = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of `vsp c
 app = typer.Typer(
     help="""Ask, export and apply the manifest of a cleaning run: one row for every image of IN.
 
-    It lies in OUT/manifest as Parquet, one part a shard; docs/manifest.md has its columns.""",
+    It lies in OUT/manifest as Parquet, one part a shard; docs/manifest.md has its columns.
+    `show OUT`, `query OUT SQL [--csv | --json]`,
+    `export OUT FILE [--what decisions | clean | changes]`,
+    `apply MANIFEST IN OUT [--model WEIGHTS]`, `identities OUT [--against OTHER]`""",
     epilog=f"Example: {EXAMPLE}",
     rich_markup_mode="markdown",
     no_args_is_help=True,

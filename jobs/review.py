@@ -54,9 +54,10 @@ def _has_window_system() -> bool:
 def _farewell(application: "Application") -> str:
     """How many verdicts were given, and what applies them."""
     given, there = application.verdicts.num_changes, len(application.verdicts.current())
+    written = f"{given} {'verdict' if given == 1 else 'verdicts'} written"
     if not there:
-        return f"{given} verdicts written; none stands, so there is nothing to apply"
+        return f"{written}; none stands, so there is nothing to apply"
     return (
-        f"{given} verdicts written, {there} stand; to apply them, run the cleaning again with its "
+        f"{written}, {there} in the file; to apply them, run the cleaning again with its "
         f"options:\n  {application.command()}"
     )

@@ -153,6 +153,9 @@ def fit_quality_command(
     keys: Annotated[str, typer.Option(help="Take only keys like this (* and ?).")] = "*",
     steps: Annotated[int, typer.Option(help="Training steps, of 32 faces each.", min=1)] = 1200,
     seed: Annotated[int, typer.Option(help="Of weights and damage.")] = 0,
+    start: Annotated[
+        Path | None, typer.Option(help="Begin with this network; random weights without it.")
+    ] = None,
 ) -> None:
     """Train the quality score of `vsp clean` without labels, and calibrate it.
 
@@ -161,7 +164,7 @@ def fit_quality_command(
     """
     from pipeline.cleaning.fit_quality import fit
     from pipeline.errors import UserError
-    from vsp_model.quality import save
+    from vsp_model.quality import load, save
     from vsp_model.train.quality import QualityTrainConfig
 
     if out.suffix != ".safetensors":
@@ -172,7 +175,9 @@ def fit_quality_command(
             told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
             typer.echo(f"step {step}: {told}", err=True)
 
-    net, info = fit(_clean_faces(clean, keys), QualityTrainConfig(num_steps=steps, seed=seed), show)
+    begun = load(start)[0] if start else None
+    config = QualityTrainConfig(num_steps=steps, seed=seed)
+    net, info = fit(_clean_faces(clean, keys), config, show, begun)
     digest = save(net, info, out)
     facts = info.facts
     typer.echo(

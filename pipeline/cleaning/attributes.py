@@ -155,8 +155,14 @@ class _Words:
 
     counts: dict[Any, Counter[str]] = field(default_factory=dict)
 
-    def add(self, value: Any, outcome: str) -> None:
-        self.counts.setdefault(value, Counter())[outcome] += 1
+    def add(self, value: Any, outcome: str) -> bool:
+        """Count one image; False where it makes too many groups."""
+        found = self.counts.get(value)
+        if found is not None:
+            found[outcome] += 1
+            return True
+        self.counts[value] = Counter((outcome,))
+        return not self.is_full
 
     @property
     def is_full(self) -> bool:
@@ -185,9 +191,8 @@ def tally(tables: Iterable[pa.Table]) -> Tally:
         fields.add(readable)
     before = sum(outcomes.values())
     axes = [cells.axis(each) for cells, each in zip(binned, BINNED, strict=True)]
-    axes += [
-        _axis(name, title, False, words[name]) for name, title in WORDED if not words[name].is_full
-    ]
+    divided = [(name, title) for name, title in WORDED if _divides(words[name])]
+    axes += [_axis(name, title, False, words[name]) for name, title in divided]
     axes += fields.axes()
     return Tally(total, before, sum(outcomes[o] for o in IN_OUTPUT), outcomes, tuple(axes))
 
@@ -233,6 +238,12 @@ def _add_words(words: _Words, column: pa.ChunkedArray, outcomes: pa.ChunkedArray
             words.counts.setdefault(row["word"], Counter())[row["outcome"]] += row["count_all"]
 
 
+def _divides(words: _Words) -> bool:
+    """Whether there are few enough groups; one an image is a name."""
+    total = sum(found.total() for found in words.counts.values())
+    return not words.is_full and 2 * len(words.counts) <= total
+
+
 class _Fields:
     """The set's own metadata: fields of few distinct values become attributes."""
 
@@ -243,24 +254,24 @@ class _Fields:
         columns = (table["fields"].to_pylist(), table["outcome"].to_pylist())
         for text, outcome in zip(*columns, strict=True):
             for name, value in _scalars(text):
-                words = self._fields.get(name, _Words() if self._has_room else None)
-                self._fields[name] = words
-                if words is not None:
-                    words.add(value, outcome)
-                    if words.is_full:
-                        self._fields[name] = None
-
-    @property
-    def _has_room(self) -> bool:
-        return len(self._fields) < _MOST_FIELDS
+                if name not in self._fields:
+                    if len(self._fields) == _MOST_FIELDS:
+                        continue
+                    self._fields[name] = _Words()
+                words = self._fields[name]
+                if words is not None and (value is None or not words.add(value, outcome)):
+                    self._fields[name] = None
 
     def axes(self) -> list[Axis]:
-        named = sorted((n, w) for n, w in self._fields.items() if w is not None)
+        named = sorted((n, w) for n, w in self._fields.items() if w is not None and _divides(w))
         return [_axis(name, name, True, words) for name, words in named]
 
 
 def _scalars(text: str | None) -> Iterable[tuple[str, Any]]:
-    """Fields with a value that can name a group: words, whole numbers, yes or no."""
+    """Fields with a value that can name a group: a word, a whole number, yes or no.
+
+    None stands for a broken number: such a field measures, and names no groups.
+    """
     try:
         found = json.loads(text) if text else {}
     except ValueError:
@@ -268,8 +279,10 @@ def _scalars(text: str | None) -> Iterable[tuple[str, Any]]:
     for name, value in found.items() if isinstance(found, dict) else ():
         if name in _TABLED:
             continue
-        if isinstance(value, str | bool) or (_is_number(value) and value == value // 1):
+        if isinstance(value, str | bool):
             yield name, value
+        elif _is_number(value):
+            yield name, value if value == value // 1 else None
 
 
 def _is_number(value: Any) -> bool:

@@ -5,8 +5,8 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.cleaning import parquet
 from pipeline.cleaning.removal import PLACEHOLDER
 from pipeline.cleaning.tables import MANIFEST
 from pipeline.cleaning.tombstones import Tombstones, digest_of
@@ -42,7 +42,7 @@ def check_cleaned(store: Store, unit: Unit, rows: Sequence[Row]) -> Iterator[str
 
 def _entries(store: Store, shard: str) -> list[dict[str, Any]]:
     with store.open(f"{MANIFEST}/{shard}.parquet") as file:
-        entries: list[dict[str, Any]] = pq.read_table(file, columns=list(_COLUMNS)).to_pylist()
+        entries: list[dict[str, Any]] = parquet.read(file, _COLUMNS).to_pylist()
     return entries
 
 

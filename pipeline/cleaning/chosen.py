@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.cleaning import tables
+from pipeline.cleaning import parquet, tables
 from pipeline.cleaning.removal import Places, Removal, keyed
 from pipeline.cleaning.tombstones import Tombstones, digest_of
 from pipeline.errors import UserError
@@ -217,7 +216,7 @@ def _columns(store: Store, names: Sequence[str], columns: Sequence[str]) -> pa.T
     for name in names:
         try:
             with store.open(name) as file:
-                return pq.read_table(file, columns=list(columns))
+                return parquet.read(file, columns)
         except FileNotFoundError:
             continue
     return None

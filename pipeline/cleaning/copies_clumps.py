@@ -3,6 +3,10 @@
 Where many hashes share a band, images that are all but the same are gathered around the first of
 them, which alone is searched for. Those of one clump are copies of each other: each correlates at
 least `_SAME` with the first, which leaves 0.9 between any two by the triangle of their angles.
+
+Where very many share one (thousands of crops of one picture, say), those are gathered too that are
+alike only once they are laid over the first. Each of them is confirmed against the first; that any
+two of them are alike is then likely, not proven.
 """
 
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cleaning import copies_search, prints
+from pipeline.cleaning.copies_confirm import likeness
 
 Places = NDArray[np.int64]
 
@@ -19,7 +24,11 @@ _MANY = 256
 # Images around which a bucket is gathered, at most; what is then left goes to the search.
 _MAX_CLUMPS = 64
 _SAME = 0.975
+# A bucket beyond this is a crowd.
+_CROWD = 4096
+_SAME_ONCE_LAID = 0.92
 _BLOCK = 65_536
+_LAID_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +82,12 @@ def _gather(
             return
         leader, left = left[0], left[1:]
         found = _correlation(packed, leader, left)
-        same = (found >= _SAME) & ~leads[left]
+        enough = np.full(len(left), _SAME, np.float32)
+        if len(left) > _CROWD:
+            unlike = np.flatnonzero(found < _SAME)
+            found[unlike] = _laid_over(packed, leader, left[unlike])
+            enough[unlike] = _SAME_ONCE_LAID
+        same = (found >= enough) & ~leads[left]
         clump[left[same]], alike[left[same]] = leader, found[same]
         left = left[~same]
 
@@ -87,4 +101,15 @@ def _correlation(packed: NDArray[np.uint8], leader: int, others: Places) -> NDAr
         block = prints.thumbs_of(packed[others[start : start + _BLOCK]]).reshape(-1, own.size)
         length = np.sqrt(np.einsum("ij,ij->i", block, block))
         found[start : start + _BLOCK] = block @ own / length
+    return found
+
+
+def _laid_over(packed: NDArray[np.uint8], leader: int, others: Places) -> NDArray[np.float32]:
+    """Likeness once laid over the leader; see `copies_confirm.likeness`."""
+    own = prints.thumbs_of(packed[leader : leader + 1])
+    found = np.empty(len(others), np.float32)
+    for start in range(0, len(others), _LAID_BLOCK):
+        block = prints.thumbs_of(packed[others[start : start + _LAID_BLOCK]])
+        ours = np.broadcast_to(own, block.shape)
+        found[start : start + _LAID_BLOCK] = likeness(ours, block, _SAME_ONCE_LAID)
     return found

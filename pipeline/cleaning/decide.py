@@ -4,10 +4,9 @@ What needs embeddings is found once and kept as numbers of groups, so that embed
 another threshold, or a person's verdict, costs seconds.
 """
 
-import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +36,7 @@ from pipeline.cleaning.tables import (
     write_rows,
 )
 from pipeline.cleaning.thresholds import Thresholds
-from pipeline.replica import Frozen, canonical
+from pipeline.replica import Frozen
 from pipeline.storage import Store, load_json
 
 GROUPS = f"{DECIDE}/groups.parquet"
@@ -144,18 +143,8 @@ def _write_if_new(store: Store, name: str, data: bytes) -> None:
 # ------------------------------------------------------------------------------------- groups
 
 
-def groups_digest(inspected: Iterable[str], config: DecideConfig) -> str:
-    """What groups follow from: the tables' sha256 and the settings of the comparison."""
-    facts = {
-        "tables": list(inspected),
-        "copies": config.copies.model_dump(mode="json", exclude={"threads"}),
-        "identities": config.identities.model_dump(mode="json"),
-    }
-    return hashlib.sha256(canonical(facts).encode()).hexdigest()
-
-
 def has_groups(store: Store, digest: str) -> bool:
-    """Whether the groups that were kept are those of these tables and settings."""
+    """Whether the groups that were kept are those known by this digest."""
     try:
         return load_json(store, GROUPS_OF).get("digest") == digest
     except FileNotFoundError:

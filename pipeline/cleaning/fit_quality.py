@@ -27,7 +27,7 @@ NUM_KNOTS = 101
 MIN_FACES = 20
 _KINDS_A_LEVEL = 3  # of the calibration
 
-_SIZE_SHARE = (0.15, 0.3, 0.55)  # of the batches, by SIZES
+_SIZE_SHARE = (0.12, 0.23, 0.65)  # of the batches, by SIZES
 _PICTURE_SHARE = 0.12
 _CLEAN_SHARE, _SINGLE_SHARE = 0.2, 0.5  # the rest is mixed
 _VARIANTS = 4  # of one face in a batch, so that ranking compares what differs in damage alone
@@ -110,8 +110,12 @@ def _clean(
 
 
 def _toned(picture: Pixels, stream: np.random.Generator) -> Pixels:
-    """Other light, contrast, colours and a camera's mild sharpening: no damage."""
-    gamma, gain, shift = stream.uniform(0.6, 1.6), stream.uniform(0.7, 1.5), stream.uniform(-20, 20)
+    """Other light, contrast, colours; a camera's mild sharpening, softness, grain: no damage."""
+    gamma, gain, shift = (
+        stream.uniform(0.65, 1.5),
+        stream.uniform(0.7, 1.3),
+        stream.uniform(-12, 12),
+    )
     colour, casts, amount = stream.uniform(0.3, 1.3), stream.normal(0, 4, 3), stream.random()
     gray, plain = stream.random() < 0.12, stream.random() < 0.3
     if plain:
@@ -120,8 +124,14 @@ def _toned(picture: Pixels, stream: np.random.Generator) -> Pixels:
     luma = (x @ np.array([0.299, 0.587, 0.114], np.float32))[:, :, None]
     x = luma + (0 if gray else colour) * (x - luma) + (0 if gray else casts)
     x = 128 + gain * (x - 128) + shift
+    x = x.astype(np.float32)
     if amount < 0.4:
-        x += amount * (x - cv2.GaussianBlur(x.astype(np.float32), (0, 0), 0.8))
+        x += np.float32(amount) * (x - cv2.GaussianBlur(x, (0, 0), 0.8))
+    elif amount < 0.6:
+        x = np.asarray(cv2.GaussianBlur(x, (0, 0), amount - 0.15), np.float32)
+    if stream.random() < 0.25:
+        field = stream.standard_normal((*x.shape[:2], 1), np.float32)
+        x = x + np.float32(stream.uniform(0, 1.5)) * field
     toned: Pixels = np.clip(np.rint(x), 0, 255).astype(np.uint8)
     return toned
 
@@ -215,6 +225,7 @@ def fit(
     faces: Faces,
     config: QualityTrainConfig,
     on_step: Callable[[int, dict[str, float], QualityNet], None] = lambda step, terms, net: None,
+    start: QualityNet | None = None,
 ) -> tuple[QualityNet, QualityInfo]:
     """Train on most faces, calibrate on the held-out ones.
 
@@ -222,12 +233,13 @@ def fit(
         faces: Clean faces by key, uint8 (S, S, 3) RGB, at least 128 pixels.
         config: How to train.
         on_step: Told each step's number, losses and the network so far.
+        start: Weights to begin with; None for random ones.
 
     Raises:
         UserError: If there are too few faces.
     """
     trained, held_out = split(faces)
-    net = train(batches(trained, config), config, on_step)
+    net = train(batches(trained, config), config, on_step, start)
     facts = {
         "trained_on": len(trained),
         "calibrated_on": len(held_out),

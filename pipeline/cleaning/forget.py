@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.cleaning import overrule, tables
+from pipeline.cleaning import overrule, parquet, tables
 from pipeline.cleaning.chosen import Plain
 from pipeline.cleaning.removal import PENDING, Removal
 from pipeline.cleaning.rewrite import Edit, replace_table, rewrite_unit, write_table
@@ -139,17 +139,11 @@ def _quiet(step: _Step) -> None:
 
 def _rewrite(step: _Step, removal: Removal, orphans: Mapping[str, Mapping[int, str]]) -> None:
     """Write the units anew in which something goes, or is a copy of what goes."""
-    store = step.ledger.store
-    renamed: dict[str, str] = {}
     for record in step.ledger.commits(step.plan):
-        edit = _edit(step, record["shard"], removal, orphans)
-        if edit == Edit():
-            continue
-        after = rewrite_unit(store, step.plan, record, step.sidecar(record["shard"]), edit)
-        if after is not None:
-            renamed |= _digests(record, after)
-    if step.folder == tables.INSPECT and renamed:
-        _rename_groups(store, renamed)
+        unit = record["shard"]
+        edit = _edit(step, unit, removal, orphans)
+        if edit != Edit():
+            rewrite_unit(step.ledger.store, step.plan, record, step.sidecar(unit), edit)
 
 
 def _edit(
@@ -170,14 +164,9 @@ def _keys(step: _Step, unit: str, rows: frozenset[int]) -> frozenset[str]:
     if not rows:
         return frozenset()
     with step.ledger.store.open(step.sidecar(unit)) as file:
-        table = pq.read_table(file, columns=["index", "key"])
+        table = parquet.read(file, ["index", "key"])
     pairs = zip(table["index"].to_pylist(), table["key"].to_pylist(), strict=True)
     return frozenset(key for index, key in pairs if index in rows and key)
-
-
-def _digests(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
-    pairs = zip(before["files"], after["files"], strict=True)
-    return {old["sha256"]: new["sha256"] for old, new in pairs}
 
 
 def _orphans(store: Store, removal: Removal, stones: Tombstones) -> dict[str, dict[int, str]]:
@@ -187,25 +176,13 @@ def _orphans(store: Store, removal: Removal, stones: Tombstones) -> dict[str, di
         for name in store.list(folder):
             shard = name.rpartition("/")[2].removesuffix(".parquet")
             with store.open(name) as file:
-                table = pq.read_table(file, columns=["index", "copy_of", reason])
+                table = parquet.read(file, ["index", "copy_of", reason])
             table = table.filter(pc.is_valid(table["copy_of"]))
             columns = (table[each].to_pylist() for each in table.column_names)
             for index, copy_of, word in zip(*columns, strict=True):
                 if removal.has_name(stones, copy_of):
                     found.setdefault(shard, {})[index] = word
     return found
-
-
-def _rename_groups(store: Store, renamed: Mapping[str, str]) -> None:
-    """Groups were found in tables that have other checksums now, and hold all the same."""
-    out = open_store(store.url.removesuffix(tables.INSPECT).rstrip("/"))
-    name = f"{tables.DECIDE}/groups.json"
-    if out.stat(name) is None:
-        return
-    text = out.read(name).decode()
-    for old, new in renamed.items():
-        text = text.replace(old, new)
-    out.write(name, text.encode())
 
 
 def _redact(step: _Step, removal: Removal) -> None:
@@ -278,7 +255,7 @@ def _edit_groups(store: Store, removal: Removal) -> None:
     if store.stat(name) is None:
         return
     with store.open(name) as file:
-        table = pq.read_table(file)
+        table = parquet.read(file)
     gone = _places(store, removal)
     rows = table.to_pylist()
     for place in gone:

@@ -11,7 +11,7 @@ from pipeline.cleaning.copies import Pairs
 from pipeline.cleaning.tables import CopyKind
 
 # Identity embeddings below this cosine are of different people: see docs/duplicates.md.
-OTHER_PERSON = 0.3
+OTHER_PERSON = 0.4
 
 
 @dataclass(frozen=True, slots=True)

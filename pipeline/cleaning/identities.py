@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.cleaning.neighbours import close_pairs, components, crossing_pairs, mutual
+from pipeline.cleaning.neighbours import components, crossing_pairs, near_pairs
 from pipeline.replica import Frozen
 
 Embeddings = NDArray[np.float32]
@@ -26,11 +26,12 @@ class IdentityConfig(Frozen):
             somebody else.
         min_merge: Two persons whose centres are at least this close are one.
         min_cluster: Two images without a person must be this close to be linked ...
-        num_neighbours: ... and each among so many nearest of the other.
+        num_neighbours: ... and each among so many nearest of the other; of a person's centre too
+            only so many nearest others are told.
         min_overlap: An image of another set this close to one of ours is of the same person.
     """
 
-    max_outlier: float = Field(0.25, ge=-1, le=1)
+    max_outlier: float = Field(0.3, ge=-1, le=1)
     min_merge: float = Field(0.65, gt=0, le=1)
     min_cluster: float = Field(0.6, gt=0, le=1)
     num_neighbours: int = Field(10, ge=1)
@@ -151,7 +152,9 @@ def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _merges(names: Sequence[str], centres: Embeddings, config: IdentityConfig) -> list[Merge]:
-    first, second, cosine = close_pairs(centres, config.min_merge)
+    first, second, cosine = near_pairs(
+        centres, config.min_merge, config.num_neighbours, mutual=False
+    )
     found = [
         Merge(min(names[one], names[other]), max(names[one], names[other]), float(value))
         for one, other, value in zip(first, second, cosine, strict=True)
@@ -161,8 +164,9 @@ def _merges(names: Sequence[str], centres: Embeddings, config: IdentityConfig) -
 
 def clusters(embeddings: Embeddings, config: IdentityConfig) -> NDArray[np.int64]:
     """(N,) number of each face's cluster, in order of first face."""
-    first, second, cosine = close_pairs(embeddings, config.min_cluster)
-    first, second = mutual(len(embeddings), first, second, cosine, config.num_neighbours)
+    first, second, _ = near_pairs(
+        embeddings, config.min_cluster, config.num_neighbours, mutual=True
+    )
     return components(len(embeddings), first, second)
 
 

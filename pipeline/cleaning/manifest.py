@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.cleaning import parquet
 from pipeline.cleaning.tables import MANIFEST, MANIFEST_SCHEMA
 from pipeline.errors import UserError
 from pipeline.storage import LocalStore, Store, is_remote, open_input, open_store
@@ -98,12 +98,11 @@ def rows(table: pa.Table) -> Iterator[Mapping[str, Any]]:
 def _read(file: Any, where: str, columns: Sequence[str] | None) -> pa.Table:
     names = MANIFEST_SCHEMA.names if columns is None else list(columns)
     try:
-        table = pq.read_table(file, columns=names)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+        table = parquet.read(file, names)
+    except KeyError as error:
+        raise UserError(
+            f"{where}: no manifest of a cleaning run: it lacks {error.args[0]}"
+        ) from None
+    except pa.ArrowException as error:
         raise UserError(f"{where}: not readable as Parquet ({error})") from None
-    missing = sorted(set(names) - set(table.column_names))
-    if missing:
-        raise UserError(f"{where}: no manifest of a cleaning run: it lacks {', '.join(missing)}")
     return table.select(names).cast(pa.schema([MANIFEST_SCHEMA.field(name) for name in names]))

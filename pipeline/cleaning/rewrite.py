@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.cleaning import tables
+from pipeline.cleaning import parquet, tables
 from pipeline.cleaning.removal import PLACEHOLDER
 from pipeline.cleaning.tables import Cleaned, Decision, Entry, Inspected, Private
 from pipeline.commit import Attempt, commit_name, roll_forward
@@ -67,7 +67,7 @@ class Rewrite(Attempt):
         self._files[name].close()
         return self.path(name)
 
-    def decide(self, names: Iterable[str], counts: Mapping[str, int]) -> dict[str, Any]:
+    def decide(self, names: Iterable[str], counts: Mapping[str, int]) -> None:
         """Make the files durable, write the decision over, and give them their names."""
         with trouble(self._store.url):
             for file in self._files.values():
@@ -81,12 +81,11 @@ class Rewrite(Attempt):
         self._decided = True  # unless told otherwise: recovery knows what became of it
         self._store.write(commit_name(self._task.plan, self._task.shard), data)
         roll_forward(self._store, record)
-        return record
 
 
 def rewrite_unit(
     store: Store, plan: Plan, record: Mapping[str, Any], sidecar: str, edit: Edit
-) -> dict[str, Any] | None:
+) -> bool:
     """Write every file of a commit anew in which something changes.
 
     Args:
@@ -97,18 +96,19 @@ def rewrite_unit(
         edit: What changes.
 
     Returns:
-        The new commit record, None where nothing changed.
+        Whether anything did.
     """
     rewrite = Rewrite(store, plan, record)
     with rewrite:
         changed = [name for name in _names(store, record) if _edited(store, name, edit, rewrite)]
         if not changed:
-            return None
+            return False
         counts = record["counts"]
         if sidecar in changed:
             with rewrite.written(sidecar).open("rb") as file:
-                counts = Counter(pq.read_table(file, columns=["status"])["status"].to_pylist())
-        return rewrite.decide(changed, counts)
+                counts = Counter(parquet.read(file, ["status"])["status"].to_pylist())
+        rewrite.decide(changed, counts)
+        return True
 
 
 def _names(store: Store, record: Mapping[str, Any]) -> Iterator[str]:
@@ -154,7 +154,7 @@ def write_table(table: pa.Table, file: BinaryIO) -> None:
 def replace_table(store: Store, name: str, edit: Edit) -> bool:
     """Write a table that belongs to no commit anew; returns whether it changed."""
     with store.open(name) as file:
-        before = pq.read_table(file)
+        before = parquet.read(file)
     after = edit_table(before, edit)
     if after.equals(before):
         return False
@@ -166,7 +166,7 @@ def replace_table(store: Store, name: str, edit: Edit) -> bool:
 
 def _edit_table(store: Store, name: str, edit: Edit, make: Callable[[], BinaryIO]) -> bool:
     with store.open(name) as file:
-        before = pq.read_table(file)
+        before = parquet.read(file)
     after = edit_table(before, edit)
     if after.equals(before):
         return False

@@ -16,9 +16,9 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.cleaning import parquet
 from pipeline.cleaning.chosen import Plain
 from pipeline.cleaning.removal import PENDING, Removal
 from pipeline.cleaning.rewrite import BY_INDEX
@@ -184,7 +184,7 @@ def _look_at_tar(store: Store, name: str, sought: Sought) -> Iterator[str]:
 def _look_at_table(store: Store, name: str, sought: Sought) -> Iterator[str]:
     try:
         with store.open(name) as file:
-            table = pq.read_table(file)
+            table = parquet.read(file)
     except pa.ArrowException:
         yield "is a broken table, which could not be looked through"
         return

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.cleaning import parquet
 from pipeline.cleaning.tables import DECIDE, EMBEDDING_DIM, INSPECT, INSPECTED, PRIVATE, as_matrix
 from pipeline.errors import UserError
 from pipeline.storage import Store, load_json
@@ -68,9 +68,9 @@ def _faces(store: Store) -> tuple[list[tuple[str, str, str | None]], NDArray[np.
     for part in sorted(store.list(f"{INSPECT}/{PRIVATE}")):
         shard = part.rpartition("/")[2].removesuffix(".parquet")
         with store.open(part) as file:
-            identities = pq.read_table(file, columns=["identity"])["identity"].to_pylist()
+            identities = parquet.read(file, ["identity"])["identity"].to_pylist()
         with store.open(f"{INSPECT}/{INSPECTED}/{shard}.parquet") as file:
-            seen = pq.read_table(file, columns=["key", "person"]).to_pylist()
+            seen = parquet.read(file, ["key", "person"]).to_pylist()
         for row, identity in zip(seen, identities, strict=True):
             if identity is not None:
                 names.append((shard, row["key"], row["person"]))

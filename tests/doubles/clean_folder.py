@@ -75,14 +75,7 @@ SHARDS = ("000000", "000001")
 
 @dataclass(frozen=True)
 class CleanFolder:
-    """What `make_clean_folder` made.
-
-    Attributes:
-        source: IN, a folder of tars.
-        out: OUT, a path or URL.
-        store: OUT as a store.
-        plan: OUT's plan.
-    """
+    """What `make_clean_folder` made: IN, OUT as path or URL and as a store, OUT's plan."""
 
     source: Path
     out: str
@@ -182,15 +175,14 @@ def identity_of(made: Made) -> np.ndarray:
 
 def entry_of(made: Made) -> Entry:
     """The record's row of the manifest."""
-    data, seen = image_of(made), None
+    data = image_of(made)
     fields = fields_of(made)
     seen = Inspected(made.index, made.key, "copied", "no image member",
                      fields=json.dumps(fields, sort_keys=True), **fields)  # fmt: skip
     if data is not None:
         seen = _seen(seen, made, data)
-    wanted = made.decision == "keep" or made.decision == "restore"
     data = restored_of(made) if made.outcome == "restored" else data
-    has_out = wanted and data is not None
+    has_out = made.decision != "reject" and data is not None
     done = Cleaned(
         outcome=made.outcome, fallback=made.fallback,
         sha256_out=hashlib.sha256(data).hexdigest() if has_out else None,
@@ -239,10 +231,9 @@ def _seen(seen: Inspected, made: Made, data: bytes) -> Inspected:
     )  # fmt: skip
     if made.key == "stone":
         return known
-    box, points = (20.0, 15.0, 80.0, 90.0), (35.0, 45.0, 62.0, 45.0, 48.0, 60.0, 38.0, 72.0, 60.0,
-                                             72.0)  # fmt: skip
+    points = (35.0, 45.0, 62.0, 45.0, 48.0, 60.0, 38.0, 72.0, 60.0, 72.0)
     return replace(
-        known, num_faces=1, face_box=box, face_points=points, face_score=0.95,
+        known, num_faces=1, face_box=(20.0, 15.0, 80.0, 90.0), face_points=points, face_score=0.95,
         yaw_deg=-20.0 + 4 * x, pitch_deg=0.0, roll_deg=1.0,
     )  # fmt: skip
 

@@ -11,8 +11,11 @@ import torch
 from constructed_pictures import drawn_faces
 from constructed_set import build, read_truth
 from safetensors.torch import save_file
+from skimage.data import astronaut, coffee
 
+from pipeline import images
 from pipeline.shards import read_shard
+from pipeline.tar import TarWriter
 from vsp_model.mobilefacenet import MobileFaceNet
 
 SIZE = 60
@@ -203,3 +206,23 @@ def test_embeddings_are_gone_at_the_end_unless_they_are_wanted(vsp, faces, some_
     assert code == EXIT_BAD_RECORDS, err
     assert list(private.glob("*.parquet"))
     assert there.keys() == files(tmp_path / "out").keys()
+
+
+# ----------------------------------------------------------------------------------- from photos
+
+
+def test_with_align_the_crops_are_the_set(vsp, no_weights, tmp_path):
+    (tmp_path / "in").mkdir()
+    with (tmp_path / "in" / "000000.tar").open("wb") as file:
+        writer = TarWriter(file)
+        writer.add("eileen.jpg", images.encode(astronaut(), "jpeg"))
+        writer.add("cup.jpg", images.encode(coffee(), "jpeg"))
+        writer.finish()
+    code, _, err = vsp("clean", tmp_path / "in", tmp_path / "out", "--align", "--weights",
+                       no_weights, "--threads", 1, "--set", "align.size_px=128")  # fmt: skip
+    assert code == 0, err
+    (row,) = manifest(tmp_path / "out")
+    assert (row["key"], row["outcome"], row["width_px"]) == ("eileen_0", "kept", 128)
+    assert json.loads(row["operations"])[0]["operation"] == "align"
+    crops = members(tmp_path / "out" / "_vsp" / "aligned")
+    assert crops == members(tmp_path / "out")

@@ -146,6 +146,25 @@ def test_the_journals_keep_their_other_lines(folder):
     assert b"ann/one" not in inner.read("_vsp/journal.jsonl")
 
 
+def test_without_embeddings_all_else_goes(folder):
+    """They are removed when a run ends, though its commits name them."""
+    shutil.rmtree(folder.path(f"{tables.INSPECT}/{tables.PRIVATE}"))
+    shutil.rmtree(folder.path(f"{tables.CALIBRATE}/_vsp/trials"))
+    _, sought, report = remove(folder, person="bob")
+    assert (report.remains, len(sought.plain.identities)) == ([], 0)
+    assert problems(folder) == []
+    assert list(folder.list(f"{tables.INSPECT}/{tables.PRIVATE}")) == []
+
+
+def test_of_a_run_that_only_looked_so_far_the_rows_go(folder):
+    for name in [*folder.list(), *folder.list("_vsp/commits"), "_vsp/plan.json"]:
+        folder.remove(name)
+    _, _, report = remove(folder, key="ann/one")
+    assert report.remains == []
+    with folder.open(f"{tables.INSPECT}/inspected/000000.parquet") as file:
+        assert read_table_rows(file, Inspected)[0].status == "forgotten"
+
+
 def test_what_stays_keeps_its_bytes(folder):
     before = {s.key: s.members for s in read_shard(f"{folder.url}/000001.tar")}
     remove(folder, key="bob_two")
@@ -346,10 +365,18 @@ def test_crops_keep_their_places_when_one_goes(template, tmp_path):
     clean_folder._publish(store, plan, "a", files, ["copied"] * 3)
     record = next(Ledger(store).commits(plan))
     edit = Edit(gone=frozenset({1}), crops=frozenset({1}))
-    assert rewrite_unit(store, plan, record, "a.parquet", edit)["counts"] == {
-        "copied": 2, "forgotten": 1
-    }  # fmt: skip
+    assert rewrite_unit(store, plan, record, "a.parquet", edit)
+    after = next(Ledger(store).commits(plan))
+    assert after["counts"] == {"copied": 2, "forgotten": 1}
     samples = list(read_shard(f"{store.url}/a.tar"))
     assert [s.key for s in samples] == ["p0_0", "_vsp_forgotten/000001", "p2_0"]
-    again = rewrite_unit(store, plan, next(Ledger(store).commits(plan)), "a.parquet", edit)
-    assert again is None
+    assert not rewrite_unit(store, plan, after, "a.parquet", edit)
+
+
+@pytest.mark.slow
+def test_an_object_store_forgets_too(object_store, tmp_path):
+    made = clean_folder.make_clean_folder(tmp_path, f"{object_store.url}/out")
+    _, _, report = remove(made.store, key="ann/two")
+    assert (report.remains, report.num_files > 30) == ([], True)
+    assert problems(made.store) == []
+    assert made.store.attempts() == []

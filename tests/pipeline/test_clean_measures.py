@@ -68,7 +68,12 @@ def test_jpeg_quality_stands_in_the_file(face, quality):
 
 def test_what_is_no_jpeg_has_no_jpeg_quality(face):
     assert measure(face, encode(face, "png"), "png").jpeg_quality is None
-    for damaged in (b"", b"\xff\xd8", b"\xff\xd8\xff\xdb\x00\x43\x00short", b"\xff\xd8\xff\xff\xff"):
+    for damaged in (
+        b"",
+        b"\xff\xd8",
+        b"\xff\xd8\xff\xdb\x00\x43\x00short",
+        b"\xff\xd8\xff\xff\xff",
+    ):
         assert measure(face, damaged, "jpeg").jpeg_quality is None
 
 
@@ -104,7 +109,11 @@ def test_noise_and_jpeg_hardly_fool_the_real_resolution(face):
         assert 56 <= of(fooled).native_side_px <= 112
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in UNSEEN])
+# Skin without pores between sharp edges has nothing that these measures call a fault.
+BLIND = ("smooth", *UNSEEN)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in BLIND])
 def test_classic_quality_falls_with_every_damage(face, kind):
     small = resize(face, 128)
     steps = (0, 0.3, 0.6, 1)

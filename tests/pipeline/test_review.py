@@ -15,6 +15,7 @@ import pytest
 from clean_folder import make_clean_folder
 from review_folder import HOSTILE_KEYS, key_of, write_review
 
+from jobs import review
 from pipeline import images
 from pipeline.cleaning import overrule
 from pipeline.cleaning.attributes import COLUMNS
@@ -550,7 +551,7 @@ def test_numbers_become_bins_and_odd_fields_do_no_harm():
     rows = [
         {"status": "inspected", "outcome": "kept",
          "fields": json.dumps({"age": n % 60, "id": n, "name": f"x{n}", "size": 128.0,
-                               "points": [1, 2], "weight": n / 7, "flag": n % 2 == 0})}
+                               "points": [1, 2], "weight": n / 7, "flag": n % 3 != 0})}
         for n in range(300)
     ]  # fmt: skip
     rows += [{"status": "inspected", "outcome": "kept", "fields": bad} for bad in ("{", "[]", None)]
@@ -561,3 +562,19 @@ def test_numbers_become_bins_and_odd_fields_do_no_harm():
     assert named["flag"] == ["yes", "no"]
     assert found.attributes[0].missing == 3
     assert coverage(table([])).attributes == ()
+
+
+# ------------------------------------------------------------------------------- the command
+
+
+def test_ctrl_c_tells_what_applies_the_verdicts(client, made, monkeypatch, capsys):
+    def decide_and_stop(server):
+        server.application.verdicts.write(("000001", "cat"), "keep", "")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", decide_and_stop)
+    assert review.command(made.out, open_browser=False) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("http://127.0.0.1:")
+    assert "1 verdict written, 2 in the file" in told[-2]
+    assert told[-1].strip() == client.server.application.command()

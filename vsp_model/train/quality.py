@@ -69,13 +69,20 @@ def losses(predicted: Tensor, severity: Tensor, ranking_scale: float) -> dict[st
 
 
 class QualityTrainer:
-    """The network, its average and its optimiser."""
+    """The network, its average and its optimiser.
 
-    def __init__(self, config: QualityTrainConfig) -> None:
+    Args:
+        config: How to train.
+        start: Weights to begin with; None for random ones.
+    """
+
+    def __init__(self, config: QualityTrainConfig, start: QualityNet | None = None) -> None:
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.net = QualityNet(config.net)
+        if start is not None:
+            self.net.load_state_dict(start.state_dict())
         self.average = averaged_copy(self.net)
         self._optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -107,6 +114,7 @@ def train(
     batches: Iterable[QualityBatch],
     config: QualityTrainConfig,
     on_step: Callable[[int, dict[str, float], QualityNet], None] = lambda step, terms, net: None,
+    start: QualityNet | None = None,
 ) -> QualityNet:
     """Train on batches until they end; returns the average, frozen, in evaluation mode.
 
@@ -114,8 +122,9 @@ def train(
         batches: At most `num_steps` of them count for the schedule.
         config: How.
         on_step: Told each step's number (from 1), losses and the average.
+        start: Weights to begin with, of the same configuration; None for random ones.
     """
-    trainer = QualityTrainer(config)
+    trainer = QualityTrainer(config, start)
     for number, batch in enumerate(batches, 1):
         terms = trainer.step(batch)
         on_step(number, terms, trainer.average)

@@ -8,7 +8,7 @@ const FILTERS = ["order", "outcome", "decision_reason", "fallback", "source", "v
 const VERDICTS = { accept: "accept restored", keep: "keep original", reject: "leave out" };
 const MARKS = { accept: "✓ accept", keep: "= keep", reject: "✕ out" };
 
-const state = { rows: [], page: 0, pages: 1, face: null, busy: false, shown: 0 };
+const state = { rows: [], page: 0, pages: 1, face: null, busy: false, next: null };
 const form = byId("filters");
 const viewer = new Viewer(byId("stages"), (scale) => {
   byId("zoom").textContent = scale === 1 ? "fit" : `${scale < 10 ? scale.toFixed(1) : Math.round(scale)} ×`;
@@ -40,17 +40,23 @@ function tell(text, isBad = false) {
   silence = setTimeout(() => { told.textContent = ""; }, isBad ? 6000 : 2500);
 }
 
-// One thing at a time: a key pressed while a face is on its way would be about one not yet seen.
-async function alone(work) {
-  if (state.busy) return;
+// One thing at a time: a verdict given while a face is on its way would be about one not yet seen,
+// so it is dropped. What only leads somewhere waits; of several the last counts.
+async function alone(work, waits = true) {
+  if (state.busy) {
+    if (waits) state.next = work;
+    return;
+  }
   state.busy = true;
   try {
     await work();
   } catch (error) {
     tell(error.message, true);
-  } finally {
-    state.busy = false;
   }
+  state.busy = false;
+  const { next } = state;
+  state.next = null;
+  if (next) await alone(next);
 }
 
 // ------------------------------------------------------------------------------ address
@@ -188,12 +194,10 @@ function label(face, side) {
 }
 
 async function show(row) {
-  const number = ++state.shown;
   const face = await ask(`/api/row/${row}`);
   const shown = await pictures(face).catch(() => ({
     before: { why: "the picture cannot be shown" }, after: { why: "the picture cannot be shown" },
   }));
-  if (number !== state.shown) return;
   state.face = face;
   byId("key").firstElementChild.textContent = face.key || "–";
   byId("sentence").textContent = face.sentence;
@@ -333,6 +337,8 @@ const KEYS = {
   ArrowRight: () => walk(1), ArrowDown: () => walk(1), n: () => walk(1),
   ArrowLeft: () => walk(-1), ArrowUp: () => walk(-1), p: () => walk(-1),
   "]": () => turn(1), "[": () => turn(-1), o: () => open("undecided"),
+};
+const DECIDES = {
   a: () => decide("accept"), k: () => decide("keep"), x: () => decide("reject"), u: undo,
 };
 const STILL = {
@@ -356,7 +362,9 @@ addEventListener("keydown", (event) => {
     viewer.flicker(true);
   } else if (STILL[event.key]) {
     STILL[event.key]();
-  } else if (KEYS[event.key] && !(event.repeat && "akxu".includes(event.key))) {
+  } else if (DECIDES[event.key]) {
+    if (!event.repeat) alone(DECIDES[event.key], false);
+  } else if (KEYS[event.key]) {
     alone(KEYS[event.key]);
   } else {
     return;
@@ -367,10 +375,10 @@ addEventListener("keyup", (event) => { if (event.key === "f") viewer.flicker(fal
 addEventListener("blur", () => viewer.flicker(false));
 
 for (const button of document.querySelectorAll("[data-verdict]")) {
-  button.addEventListener("click", () => alone(() => decide(button.dataset.verdict)));
+  button.addEventListener("click", () => alone(() => decide(button.dataset.verdict), false));
 }
 const CLICKS = {
-  undo: () => alone(undo), on: () => alone(() => walk(1)), back: () => alone(() => walk(-1)),
+  undo: () => alone(undo, false), on: () => alone(() => walk(1)), back: () => alone(() => walk(-1)),
   "page-on": () => alone(() => turn(1)), "page-back": () => alone(() => turn(-1)),
   undecided: () => alone(() => open("undecided")), one: toggleOne,
   larger: () => viewer.larger(), smaller: () => viewer.smaller(),
