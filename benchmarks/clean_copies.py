@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/clean_copies.py FACES
     OMP_NUM_THREADS=1 python benchmarks/clean_copies.py FACES --sizes 10000 100000
+    OMP_NUM_THREADS=1 python benchmarks/clean_copies.py FACES --max-bits 7
 
 FACES is a folder of shards of aligned faces. Their spectra (24 x 24 waves) are fitted by a
 Gaussian, of which entries are drawn, so that bits have the means and correlations of real aligned
@@ -142,11 +143,11 @@ def scores(pairs: Pairs, truth: set[tuple[int, int, bool]]) -> dict[str, float]:
     return result
 
 
-def measure(folder: str, num: int) -> dict[str, float]:
+def measure(folder: str, num: int, config: CopyConfig) -> dict[str, float]:
     """One size, in this process."""
     prints, truth = constructed(fit(folder), num)
     started, cpu = time.perf_counter(), time.process_time()
-    pairs = find_copies(prints, np.ones(num, np.bool_), CopyConfig())
+    pairs = find_copies(prints, np.ones(num, np.bool_), config)
     result = {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu,
@@ -174,16 +175,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("faces", help="folder of shards of aligned faces")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    usual = CopyConfig().max_bits
+    parser.add_argument("--max-bits", type=int, default=usual, help=f"default: {usual}")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.faces, options.one)))
+        config = CopyConfig(max_bits=options.max_bits)
+        print(json.dumps(measure(options.faces, options.one, config)))
         return
     print("| images | planted | s | CPU s | pairs looked at | peak GB | near precision | recall |"
           " flip precision | recall |")  # fmt: skip
     print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for num in options.sizes:
         command = [sys.executable, __file__, options.faces, "--one", str(num)]
+        command += ["--max-bits", str(options.max_bits)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         print(row(num, json.loads(done.stdout)), flush=True)
 

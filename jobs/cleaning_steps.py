@@ -21,6 +21,7 @@ from pipeline.cleaning.tables import (
     INSPECT,
     PRIVATE,
     THRESHOLDS,
+    THRESHOLDS_OF,
 )
 from pipeline.ledger import Ledger
 from pipeline.plan import Unit, difference
@@ -29,8 +30,6 @@ from pipeline.storage import OWN_FOLDER, Store, open_store
 if TYPE_CHECKING:
     from pipeline.cleaning.thresholds import Thresholds, Trial
     from pipeline.runner import Summary
-
-THRESHOLDS_OF = f"{OWN_FOLDER}/decide/thresholds-of.json"
 
 
 def _run(run: CleanRun, job: Job, what: str, flags: RunFlags | None = None) -> "Summary":
@@ -117,7 +116,12 @@ def _seen_facts(run: CleanRun) -> list[Any]:
     """What the tables of what was seen follow from; an image that is forgotten changes nothing."""
     plan = Ledger(open_store(f"{run.out}/{INSPECT}")).plan()
     assert plan, "the inspection comes first"
-    return [plan.settings, [[unit.shard, unit.version, unit.limit] for unit in plan.units]]
+    units = plan.units
+    if run.request.align:  # tars of crops are written anew when one is forgotten, photos are not
+        aligned = Ledger(open_store(f"{run.out}/{ALIGNED}")).plan()
+        assert aligned, "the crops come first"
+        units = aligned.units
+    return [plan.settings, [[unit.shard, unit.version, unit.limit] for unit in units]]
 
 
 # ---------------------------------------------------------------------------------- calibrate

@@ -4,6 +4,7 @@ Only the module of the command that was asked for is imported, and it imports wh
 its function: `vsp --help` must not wait for torch.
 """
 
+import atexit
 import importlib
 import os
 import sys
@@ -69,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run `vsp`; a user's mistake is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = _run(arguments or ["--help"])
-    if argv is None and code in (EXIT_FAILED, EXIT_STOPPED):
+    if argv is None:
+        if code not in (EXIT_FAILED, EXIT_STOPPED):
+            atexit._run_exitfuncs()  # nothing is at work: what was borrowed is given back
         leave_at_once(code)
     sys.exit(code)
 
@@ -77,8 +80,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def leave_at_once(code: int) -> NoReturn:
     """End the process with whatever its threads do.
 
-    A run that failed or was stopped in this process leaves its worker at work; Python's own way
-    out would pull the interpreter from under the model's threads, which abort then.
+    A run that failed or was stopped in this process leaves its worker at work, and a short command
+    the threads of pyarrow; Python's own way out would pull the interpreter from under them, and one
+    process in some dozens aborts then.
     """
     sys.stdout.flush()
     sys.stderr.flush()

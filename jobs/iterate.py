@@ -68,6 +68,8 @@ def command(
     sets += [] if proof else ["proof=null"]
     loop = load_loop(path, tuple(sets))
     run = Iteration(loop, data, held_out, out, pick_device(device))
+    if dry_run:
+        typer.echo(loop.model_dump_json(indent=1))
     return _iterate(run, only, is_dry=dry_run or show_status)
 
 

@@ -151,7 +151,7 @@ def fit_quality_command(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The network, a .safetensors.")],
     keys: Annotated[str, typer.Option(help="Take only keys like this (* and ?).")] = "*",
-    steps: Annotated[int, typer.Option(help="Training steps, of 32 faces each.", min=1)] = 1200,
+    steps: Annotated[int, typer.Option(help="Training steps, of 32 faces each.", min=1)] = 3000,
     seed: Annotated[int, typer.Option(help="Of weights and damage.")] = 0,
     start: Annotated[
         Path | None, typer.Option(help="Begin with this network; random weights without it.")
@@ -160,7 +160,7 @@ def fit_quality_command(
     """Train the quality score of `vsp clean` without labels, and calibrate it.
 
     Faces are damaged by known amounts; the network learns to tell how much. One face in five is
-    kept out of training, for the calibration. One thread takes about 10 minutes.
+    kept out of training, for the calibration. One thread takes about 20 minutes.
     """
     from pipeline.cleaning.fit_quality import fit
     from pipeline.errors import UserError

@@ -38,7 +38,7 @@ class CopyConfig(Frozen):
     """
 
     sure_bits: int = Field(5, ge=0, le=8)
-    max_bits: int = Field(7, ge=0, le=16)
+    max_bits: int = Field(6, ge=0, le=16)
     min_likeness: float = Field(0.9, gt=0, le=1)
     flips: bool = True
     threads: int = Field(2, ge=1)

@@ -27,7 +27,7 @@ Kind = Literal[
     "chain", "motion", "median", "pixelate",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
-UNSEEN: tuple[Kind, ...] = ("motion", "median", "pixelate")
+UNSEEN: tuple[Kind, ...] = ("motion", "median", "smooth", "pixelate", "impulse")
 """Never used in training: what the score says of them, it was not taught."""
 TRAINED: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in UNSEEN)
 

@@ -21,9 +21,11 @@ from pipeline.cleaning.identities import IdentityConfig, Merge, Persons, find_pe
 from pipeline.cleaning.overrule import Overrules
 from pipeline.cleaning.prints import PRINT_BYTES
 from pipeline.cleaning.tables import (
-    DECIDE,
     DECISIONS,
     EMBEDDING_DIM,
+    GROUPS,
+    GROUPS_OF,
+    IDENTITIES,
     INSPECT,
     INSPECTED,
     PRIVATE,
@@ -39,9 +41,6 @@ from pipeline.cleaning.thresholds import Thresholds
 from pipeline.replica import Frozen
 from pipeline.storage import Store, load_json
 
-GROUPS = f"{DECIDE}/groups.parquet"
-GROUPS_OF = f"{DECIDE}/groups.json"  # what the groups were found in
-IDENTITIES = f"{DECIDE}/identities.json"
 NO_GROUP = -1
 # Long texts of every image are not needed here, and a million rows of them are gigabytes.
 NOT_NEEDED = ("fields", "source", "licence", "author", "face_points", "face_box")

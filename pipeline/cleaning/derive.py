@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vsp_model.randomness import generator_for
 
 Embeddings = NDArray[np.float64]
+Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 RESAMPLES = 200
@@ -49,9 +50,9 @@ def stranger_threshold(
 ) -> float:
     """The smallest likeness that at most the share `far` of strangers reaches, surely.
 
-    The larger of two bounds. One is the quantile of the pairs, in each of 200 resamples of the
-    images, and of these the `confidence` quantile. The other holds where the images are too few
-    for that: a normal tail through mean and spread of the pairs.
+    In each of 200 resamples of the images the larger of two bounds is taken: the quantile of the
+    pairs, and, for where the images are too few for one, a normal tail through their mean and
+    spread. The threshold is the `confidence` quantile of these.
 
     Args:
         likeness: (N, N) cosines; row j is the face handed in, column i the one it should be.
@@ -60,31 +61,37 @@ def stranger_threshold(
         confidence: Of the bound, such as 0.95.
 
     Returns:
-        A cosine; above 1 where no threshold would do, or there is no pair.
+        A cosine; above 1 where there is no pair.
     """
-    values = likeness[apart]
-    if not values.size:
-        return math.nextafter(1, 2)
-    tail = float(values.mean() + NormalDist().inv_cdf(1 - far) * values.std())
-    return max(tail, _resampled_quantile(likeness, apart, far, confidence))
-
-
-def _resampled_quantile(likeness: Embeddings, apart: Mask, far: float, confidence: float) -> float:
     count = len(likeness)
     rows, columns = np.nonzero(apart)
     order = np.argsort(-likeness[rows, columns], kind="stable")
     rows, columns = rows[order], columns[order]
     values = likeness[rows, columns]
     stream = generator_for(0, "strangers", "thresholds")
-    found = []
-    for drawn in stream.multinomial(count, np.full(count, 1 / count), RESAMPLES):
-        weight = np.cumsum(drawn[rows] * drawn[columns])
-        if weight[-1]:
-            # The pairs before this place are at most `far` of all; it is the first to stay out.
-            place = int(np.searchsorted(weight, far * weight[-1], side="right"))
-            found.append(values[min(place, len(values) - 1)])
-    # A threshold is reached by what equals it, so it lies just above the pair that stays out.
-    return math.nextafter(float(np.quantile(found, confidence)), 2)
+    drawn = stream.multinomial(count, np.full(count, 1 / count), RESAMPLES) if count else ()
+    weights = (each[rows] * each[columns] for each in drawn)
+    bounds = [_bound(values, weight, far) for weight in weights if weight.any()]
+    # A threshold is reached by what equals it, so it lies just above the bound.
+    return math.nextafter(float(np.quantile(bounds, confidence)) if bounds else 1.0, 2)
+
+
+def _bound(values: Values, weight: NDArray[np.int64], far: float) -> float:
+    """What the share `far` of one resample's pairs lies above.
+
+    Args:
+        values: Likenesses of the pairs, falling.
+        weight: How often each pair is in the resample.
+        far: The share.
+    """
+    reached = np.cumsum(weight)
+    total = reached[-1]
+    # The pairs before this place are at most `far` of all; it is the first to stay out.
+    place = int(np.searchsorted(reached, far * total, side="right"))
+    mean = float(values @ weight / total)
+    spread = math.sqrt(float((values - mean) ** 2 @ weight / total))
+    tail = mean + NormalDist().inv_cdf(1 - far) * spread
+    return max(tail, float(values[min(place, len(values) - 1)]))
 
 
 def longest_run(flags: Sequence[bool]) -> range:

@@ -31,7 +31,7 @@ _SIZE_SHARE = (0.12, 0.23, 0.65)  # of the batches, by SIZES
 _PICTURE_SHARE = 0.12
 _CLEAN_SHARE, _SINGLE_SHARE = 0.2, 0.5  # the rest is mixed
 _VARIANTS = 4  # of one face in a batch, so that ranking compares what differs in damage alone
-_BLURS: tuple[Kind, ...] = ("blur", "defocus", "reduction", "smooth", "sharpen")
+_BLURS: tuple[Kind, ...] = ("blur", "defocus", "reduction", "sharpen")
 _NOISES: tuple[Kind, ...] = ("noise", "grain")
 
 
@@ -110,7 +110,7 @@ def _clean(
 
 
 def _toned(picture: Pixels, stream: np.random.Generator) -> Pixels:
-    """Other light, contrast, colours; a camera's mild sharpening, softness, grain: no damage."""
+    """Other light, contrast, colours; a camera's mild sharpening or softness: no damage."""
     gamma, gain, shift = (
         stream.uniform(0.65, 1.5),
         stream.uniform(0.7, 1.3),
@@ -127,11 +127,8 @@ def _toned(picture: Pixels, stream: np.random.Generator) -> Pixels:
     x = x.astype(np.float32)
     if amount < 0.4:
         x += np.float32(amount) * (x - cv2.GaussianBlur(x, (0, 0), 0.8))
-    elif amount < 0.6:
+    elif amount < 0.5:
         x = np.asarray(cv2.GaussianBlur(x, (0, 0), amount - 0.15), np.float32)
-    if stream.random() < 0.25:
-        field = stream.standard_normal((*x.shape[:2], 1), np.float32)
-        x = x + np.float32(stream.uniform(0, 1.5)) * field
     toned: Pixels = np.clip(np.rint(x), 0, 255).astype(np.uint8)
     return toned
 

@@ -251,7 +251,7 @@ def _edit_decisions(
 
 def _edit_groups(store: Store, removal: Removal) -> None:
     """Blank the rows of what goes; a group that loses its best gets the next best."""
-    name = f"{tables.DECIDE}/groups.parquet"
+    name = tables.GROUPS
     if store.stat(name) is None:
         return
     with store.open(name) as file:
@@ -300,7 +300,7 @@ def _elect(rows: list[dict[str, Any]], gone: frozenset[int]) -> None:
 
 
 def _edit_identities(store: Store, removal: Removal, stones: Tombstones) -> None:
-    name = f"{tables.DECIDE}/identities.json"
+    name = tables.IDENTITIES
     if store.stat(name) is None:
         return
     facts: dict[str, Any] = dict(load_json(store, name))

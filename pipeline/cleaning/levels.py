@@ -5,7 +5,6 @@ hardly visible; level 5 leaves a face of ten pixels, on which nobody knows anybo
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,13 +42,6 @@ class DamageLevel:
         """Side after the reduction; one below 1 reduces nothing."""
         factor = max(1.0, self.reduction * math.sqrt(size / PUBLISHED_SIZE))
         return max(1, math.floor(size / factor))
-
-    def line_at(self, size: int) -> str:
-        """Its amounts for people, at one size."""
-        return (
-            f"blur {self.blur_at(size):.1f} px, {size} -> {self.low_side_at(size)} px, "
-            f"noise {self.noise_sigma:g}, JPEG {self.jpeg_quality}"
-        )
 
 
 LEVELS = (
@@ -96,9 +88,3 @@ def damage(pixels: Pixels, level: int, *, seed: int, key: str) -> Pixels:
     x = degradation.quantise(degradation.resize(x, size))
     damaged: Pixels = np.rint(x * np.float32(255)).astype(np.uint8)
     return damaged
-
-
-def table_rows(size: int) -> Iterator[tuple[str, ...]]:
-    """Number, name and amounts of each level at one size, for tables."""
-    for level in LEVELS:
-        yield str(level.number), level.name, level.line_at(size)

@@ -20,7 +20,8 @@ from pipeline.metrics.moments import BLOCK, Features, Moments, merge_all
 from pipeline.metrics.natural import SMALL_MODEL_PATH, NaturalModel, fit, load_model, niqe
 from pipeline.metrics.pixels import NO_FILES, OWN_LIBRARY
 from pipeline.plan import shard_name
-from pipeline.training.index import Record, build_index, list_shards
+from pipeline.training.cache import local_copy
+from pipeline.training.index import Index, Record, index_shard, list_shards
 from pipeline.weights import find
 from vsp_model.train.judges import FFHQ_TEMPLATE
 
@@ -230,12 +231,13 @@ class _Blocks:
 
 def _faces(shards: tuple[str, ...]) -> Iterator[tuple[str, Record, Pixels]]:
     """Every readable face: its shard's name, its record, its pixels."""
-    for path in list_shards(shards):
-        index = build_index([path])
+    for shard in list_shards(shards):
+        path = local_copy(shard, cache="")
+        index = Index([path], [index_shard(path)[0]], ())
         for number in range(len(index)):
             record = index.read(number)
             try:
-                yield shard_name(path), record, images.decode(record.image)[1]
+                yield shard_name(shard), record, images.decode(record.image)[1]
             except ImageFault:
                 continue
 

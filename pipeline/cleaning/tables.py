@@ -29,7 +29,11 @@ CALIBRATE = f"{OWN_FOLDER}/calibrate"  # an output folder of its own
 ALIGNED = f"{OWN_FOLDER}/aligned"  # an output folder of its own: shards of crops
 DECIDE = f"{OWN_FOLDER}/decide"
 DECISIONS = f"{DECIDE}/decisions"
+GROUPS = f"{DECIDE}/groups.parquet"  # one row an image, in the order of the whole set
+GROUPS_OF = f"{DECIDE}/groups.json"  # what the groups were found in
+IDENTITIES = f"{DECIDE}/identities.json"
 THRESHOLDS = f"{DECIDE}/thresholds.json"
+THRESHOLDS_OF = f"{DECIDE}/thresholds-of.json"  # what they were derived from
 OVERRULE = f"{OWN_FOLDER}/overrule.csv"
 TOMBSTONES = f"{OWN_FOLDER}/tombstones.json"
 MANIFEST = "manifest"
@@ -147,7 +151,7 @@ class Private:
 
     Attributes:
         index: The record's place in its shard.
-        prints: (P,) uint8, the hashes and the copy embedding as `prints.pack` makes them.
+        prints: Hashes and a thumbnail, as `prints.make_prints` packs them.
         identity: (128,) float32 of length 1, None without a face or an identity net.
     """
 
@@ -170,7 +174,7 @@ class Decision:
         group: Number of its group of copies within the set, None alone.
         copy_kind: How it is a copy of the group's best; None for the best itself.
         copy_of: shard/key of the group's best, None for the best itself.
-        copy_likeness: Cosine of the copy embeddings with the best, 1 the same.
+        copy_likeness: Correlation with the best once laid over it, 1 the same.
         identity_group: Number of the identity cluster, None without embeddings.
         identity_likeness: Cosine with the centre of its `person`'s images; None without one.
     """

@@ -7,11 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cleaning import parquet
-from pipeline.cleaning.tables import DECIDE, EMBEDDING_DIM, INSPECT, INSPECTED, PRIVATE, as_matrix
+from pipeline.cleaning.tables import (
+    EMBEDDING_DIM,
+    IDENTITIES,
+    INSPECT,
+    INSPECTED,
+    PRIVATE,
+    as_matrix,
+)
 from pipeline.errors import UserError
 from pipeline.storage import Store, load_json
 
-IDENTITIES = f"{DECIDE}/identities.json"
 Rows = list[Sequence[Any]]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.resources import files
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any, cast
 
 from pipeline.cleaning import coverage
@@ -23,7 +23,7 @@ from pipeline.review.catalogue import ORDERS, Catalogue, Query
 from pipeline.review.coverage_page import coverage_page
 from pipeline.review.pictures import SIDES, NoPicture, Pictures, Side, servable, thumbnail
 from pipeline.review.verdicts import Refused, Verdicts, effect
-from pipeline.storage import Store
+from pipeline.storage import Store, is_remote
 
 PAGE_ROWS = 60
 _ASSETS = {
@@ -89,10 +89,8 @@ class Application:
 
     def command(self) -> str:
         """The command that applies the verdicts, as it is typed."""
-        folders = {str(PurePosixPath(unit.source).parent) for unit in self._units}
-        remote = any("://" in unit.source for unit in self._units)
-        source = shlex.quote(folders.pop()) if len(folders) == 1 and not remote else "IN"
-        return f"vsp clean {source} {shlex.quote(self._store.url)}"
+        sources = [unit.source for unit in self._units]
+        return f"vsp clean {shlex.quote(_named(sources))} {shlex.quote(self._store.url)}"
 
     # ------------------------------------------------------------------------------ addresses
 
@@ -256,6 +254,18 @@ class Application:
         place = self.catalogue.place(row)
         now = self.verdicts.write(place, cast(Any, verdict or None), seen)
         return {"row": row, "verdict": now, "decided": len(self.verdicts.current())}
+
+
+def _named(sources: list[str]) -> str:
+    """How a user names these tars: the one, the folder that holds no others, else "IN"."""
+    if len(sources) == 1:
+        return sources[0]
+    folders = {source.rpartition("/")[0] for source in sources}
+    if len(folders) != 1 or is_remote(sources[0]):
+        return "IN"
+    folder = Path(folders.pop())
+    is_all = {str(path) for path in folder.glob("*.tar")} == set(sources)
+    return str(folder) if is_all else "IN"
 
 
 def _effect(values: Mapping[str, Any], verdict: Any) -> dict[str, Any]:

@@ -109,13 +109,13 @@ class CalibrateStage:
         except ImageFault as fault:
             return Prepared(sample, state=str(fault))
         truth = images.resize(pixels, self._replica.size)
-        seed = self._config.seed
+        seed, digest = self._config.seed, sha256(sample.image.data)
         faces = [
-            Face(f"{sample.key}@{level}", damage(truth, level, seed=seed, key=sample.key))
+            Face(f"{digest}@{level}", damage(truth, level, seed=seed, key=sample.key))
             for level in range(1, len(LEVELS) + 1)
         ]
         person = metadata_of(sample, self._config.names).person
-        return Prepared(sample, faces, _Truth(truth, sha256(sample.image.data), person))
+        return Prepared(sample, faces, _Truth(truth, digest, person))
 
     def finish(self, prepared: Prepared, restored: Sequence[Pixels | None]) -> TrialResult:
         """Compare every restored face with the truth and with what it was made of."""

@@ -146,7 +146,8 @@ class CleanStage:
             header, pixels = images.decode(image.data)
         except ImageFault as fault:
             return Prepared(record, state=str(fault))
-        face = Face(record.key, images.resize(pixels, self._replica.size))
+        # Not the record's key: the same picture under another name gives the same face.
+        face = Face(sha256(image.data), images.resize(pixels, self._replica.size))
         return Prepared(record, [face], header)
 
     def finish(self, prepared: Prepared, restored: Sequence[Pixels | None]) -> CleanResult:

@@ -21,8 +21,9 @@ from pipeline.cleaning.metadata import FieldMap, Metadata, metadata_of
 from pipeline.cleaning.output import InspectOutput, InspectResult
 from pipeline.cleaning.pose import pose
 from pipeline.cleaning.prints import make_prints, phash_hex
+from pipeline.cleaning.removal import PLACEHOLDER
 from pipeline.cleaning.tables import Inspected, Private
-from pipeline.cleaning.tombstones import Tombstones
+from pipeline.cleaning.tombstones import Tombstones, digest_of
 from pipeline.images import ImageFault, Pixels
 from pipeline.replica import Frozen, canonical
 from pipeline.sample import Sample
@@ -91,11 +92,20 @@ class InspectStage:
     def read(self, task: Task) -> Iterator[Sample]:
         """Read the tar; what was forgotten is not looked at."""
         self.begin_shard()
-        return read_shard(task.source)
+        for sample in read_shard(task.source):
+            yield self._unless_forgotten(sample, task.shard)
 
     def begin_shard(self) -> None:
         """See what was forgotten since the last shard."""
         self._tombstones = Tombstones.load(open_store(self._config.run))
+
+    def _unless_forgotten(self, sample: Sample, shard: str) -> Sample:
+        """A record without an image is known by its place; see `tombstones.digest_of`."""
+        if sample.image is not None or not len(self._tombstones):
+            return sample
+        if not self._tombstones.covers(digest_of(shard, sample.key, None)):
+            return sample
+        return Sample(sample.index, PLACEHOLDER, ())
 
     def carried(self, task: Task) -> Iterator[InspectResult]:
         """Nothing: a shard is inspected as a whole."""
@@ -121,7 +131,8 @@ class InspectStage:
 
     def _seen(self, sample: Sample) -> _Seen:
         image = sample.image
-        if image is not None and self._tombstones.covers(sha256(image.data)):
+        is_covered = image is not None and self._tombstones.covers(sha256(image.data))
+        if is_covered or sample.key.startswith(PLACEHOLDER):
             return _Seen(Inspected(sample.index, "", "forgotten"), Private(sample.index))
         if sample.fault:
             status = "truncated" if sample.truncated else "refused"

@@ -383,7 +383,9 @@ def test_the_plan_is_told_with_an_estimate_and_nothing_is_done(iterate, doubles,
     assert code == 0
     assert doubles.done == []
     assert not (place / "out").exists()
-    lines = out.splitlines()
+    settings, end, plan = out.partition("\n}\n")
+    assert json.loads(settings + end)["max_minutes"] == 25
+    lines = plan.splitlines()
     assert [line.split()[2] for line in lines[:-1]] == WHOLE
     assert lines[-1].startswith("left: about ")
 

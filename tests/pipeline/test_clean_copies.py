@@ -176,7 +176,7 @@ def test_damaged_copies_are_found_and_nothing_else(name):
     pairs = found(packed([*originals, *map(DAMAGES[name], originals)]))
     num = len(originals)
     true = {(place, place + num, False) for place in range(num)}
-    assert len(true & set(listed(pairs))) >= num - 1
+    assert len(true & set(listed(pairs))) >= 0.9 * num
     assert not set(listed(pairs)) - true
     assert (pairs.likeness >= QUICK.min_likeness).all()
 

@@ -216,7 +216,6 @@ def test_a_damaged_picture_is_passed_over_and_an_empty_set_refused(plain_ruler, 
     data[700:760] = bytes(60)  # inside the first picture
     (tmp_path / "a.tar").write_bytes(data)
     assert sets.measure((shard,), plain_ruler).features.count == 1
-    data[512:530] = data[-4000:-3982] = bytes(18)
     broken = tmp_path / "b.tar"
     write_shard(broken, {"f0": coarse_face(0)})
     head = bytearray(broken.read_bytes())
@@ -224,6 +223,12 @@ def test_a_damaged_picture_is_passed_over_and_an_empty_set_refused(plain_ruler, 
     broken.write_bytes(head)
     with pytest.raises(UserError, match="no face"):
         sets.measure((str(broken),), plain_ruler)
+
+
+def test_a_shard_of_which_nothing_is_left_is_no_obstacle(plain_ruler, tmp_path):
+    write_shard(tmp_path / "a.tar", {})
+    write_shard(tmp_path / "b.tar", {"f0": coarse_face(0), "f1": coarse_face(1)})
+    assert sets.measure((str(tmp_path),), plain_ruler).features.count == 2
 
 
 # -------------------------------------------------------------------------------- the proof

@@ -461,6 +461,9 @@ def test_what_a_verdict_does_is_said_and_what_it_cannot_refused(made):
 def test_the_command_to_apply_is_named(client, made):
     application = client.server.application
     assert application.command() == f"vsp clean {made.source.resolve()} {made.out}"
+    (made.source / "more.tar").touch()  # the folder holds more than was cleaned
+    assert application.command() == f"vsp clean IN {made.out}"
+    (made.source / "more.tar").unlink()
     with pytest.raises(Conflict):
         application.verdicts.write(("000000", "bob_one"), "keep", "keep")
 

@@ -35,7 +35,7 @@ class QualityTrainConfig(Config):
 
     net: QualityConfig = QualityConfig()
     batch_size: int = Field(32, ge=2)
-    num_steps: int = Field(1200, ge=1)
+    num_steps: int = Field(3000, ge=1)
     lr: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     ranking_weight: float = Field(0.5, ge=0)
