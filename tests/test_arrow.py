@@ -12,7 +12,7 @@ MODEL = {"torch", "torchvision", "numpy", "safetensors", "pydantic", "lpips"}
 DATA = {"pyarrow", "webdataset", "cv2", "PIL", "simplejpeg", "fsspec", "yaml"}
 METRICS = {
     "facexlib", "skimage", "scipy", "torch_fidelity", "sklearn", "face_alignment", "onnxruntime",
-    "spandrel", "spandrel_extra_arches", "duckdb", "faiss",
+    "spandrel", "spandrel_extra_arches", "duckdb",
 }  # fmt: skip
 MAY_IMPORT = {
     "vsp_model": MODEL | {"vsp_model"},

@@ -92,7 +92,7 @@ def classic_quality(measures: Measures) -> float:
     file's JPEG quality is left out, so that pictures in memory compare with files.
 
     Returns:
-        0 to 1; about 0.93 for a clean face, 0.3 at severity 1 of `damage.damage`.
+        0 to 1; about 0.95 for a clean face, 0.3 at severity 1 of `damage.damage`.
     """
     sharpness = max(_LEAST_SHARPNESS, measures.sharpness)
     faults = (

@@ -272,9 +272,7 @@ def with_persons(sources: Sequence[Source], network: Path) -> list[Source]:
         sources: With `landmarks5` among their facts.
         network: Weights of MobileFaceNet.
     """
-    net = FaceNet(network)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # with one torch thread each
-        embeddings = np.stack(list(pool.map(partial(_embedding, net), sources)))
+    embeddings = embed(sources, network)
     alike = embeddings @ embeddings.T
     loose, close = _linked(alike >= SAME_PERSON), _linked(alike >= SURE_PERSON)
     places: dict[int, list[int]] = defaultdict(list)
@@ -291,6 +289,13 @@ def with_persons(sources: Sequence[Source], network: Path) -> list[Source]:
                 facts=dict(source.facts) | {"sure": sure[loose[place]]})
         for place, source in enumerate(sources)
     ]  # fmt: skip
+
+
+def embed(sources: Sequence[Source], network: Path) -> np.ndarray:
+    """Identity embeddings, (N, 128) of length 1; set torch to one thread before."""
+    net = FaceNet(network)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(partial(_embedding, net), sources)))
 
 
 def _embedding(net: FaceNet, source: Source) -> np.ndarray:
