@@ -16,11 +16,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "doubles"))
 
-from constructed_pictures import shared_faces  # noqa: E402
-from constructed_set import embed  # noqa: E402
+from constructed_pictures import shared_faces
+from constructed_set import embed
 
-from pipeline.cleaning.derive import stranger_threshold  # noqa: E402
-from pipeline.cleaning.thresholds import CalibrateConfig  # noqa: E402
+from pipeline.cleaning.derive import stranger_threshold
+from pipeline.cleaning.thresholds import CalibrateConfig
 
 COUNTS, TRIES, STRANGERS = (32, 64, 128, 256), 12, 3000
 

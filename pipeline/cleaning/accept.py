@@ -78,7 +78,7 @@ def accept(verified: Verified, level: int, thresholds: "Thresholds") -> Fallback
     """Why a restored face is not taken, "" if it is.
 
     In this order: a face is lost or gained; identity cannot be measured; another person; other
-    content; quality did not rise.
+    content; the classic measures saw no damage to begin with; or none of it went.
 
     Args:
         verified: What was seen of it.
@@ -95,6 +95,8 @@ def accept(verified: Verified, level: int, thresholds: "Thresholds") -> Fallback
         return "identity"
     if bounds.max_change is None or not verified.content_change <= bounds.max_change:
         return "content_changed"
+    if bounds.max_classic is None or not verified.classic_before <= bounds.max_classic:
+        return "not_damaged"
     gain = verified.classic_after - verified.classic_before
     if bounds.min_gain is None or not gain >= bounds.min_gain:
         return "quality_not_better"

@@ -44,8 +44,8 @@ EMBEDDING_DIM = 128
 InspectStatus = Literal["inspected", "copied", "refused", "failed", "truncated", "forgotten"]
 Verdict = Literal["keep", "restore", "reject"]
 Reason = Literal[
-    "good",  # keep: nothing wrong with it
-    "not_worst",  # keep: above the quantile of this set, or above the calibrated score
+    "good",  # keep: at or above the calibrated quality
+    "not_worst",  # keep: below it, or without one, but not among the worst of this set
     "no_profit",  # keep: the calibration found no gain at its level of damage
     "identity_unmeasurable",  # keep: at its level the identity net cannot tell people apart
     "no_identity_net",  # keep: nothing is restored without one
@@ -61,8 +61,8 @@ Reason = Literal[
 ]  # fmt: skip
 Outcome = Literal["kept", "restored", "fallback", "rejected", "failed", "forgotten"]
 FallbackReason = Literal[
-    "", "identity", "identity_unmeasurable", "quality_not_better", "face_lost", "face_gained",
-    "content_changed", "not_finite", "not_decodable", "overruled",
+    "", "identity", "identity_unmeasurable", "not_damaged", "quality_not_better", "face_lost",
+    "face_gained", "content_changed", "not_finite", "not_decodable",
 ]  # fmt: skip
 CopyKind = Literal["exact", "near", "flip"]
 
@@ -83,7 +83,7 @@ class Inspected:
         width_px: Its width.
         height_px: Its height.
         format: jpeg, png, webp, tiff or bmp.
-        num_faces: Faces that count: at least `look.MIN_BESIDE` of the largest one's side.
+        num_faces: Faces that count; see `look.Look.faces`.
         face_box: x0, y0, x1, y1 of the largest, in pixels, the first pixel spanning 0 to 1.
         face_points: Its five points as x, y, x, y ...: left and right eye, nose, mouth's corners.
         face_score: The detector's confidence in it, 0 to 1.

@@ -42,10 +42,12 @@ class CalibrateConfig(Frozen):
             be known again as the undamaged face, for identity to be measurable at a level.
         same_person: Two undamaged faces at least this alike count as one person, not as strangers.
         min_gain: Least rise of the classic measures, whatever the trials say.
-        passing: Share of the trials that came closer which each of the checks of quality and
-            content lets pass.
+        gaining: Share of the trials that came closer whose rise of the classic measures is enough.
+        passing: Share of them whose change of content is not too much.
         content_slack: What the content may change beyond that, as a factor: other damage than ours
             moves it more.
+        agreeing: Share of the trials that came closer whose classic quality, before, counts as
+            damaged: the measures that verify must see the damage that the net saw.
         milder_below: Share of the next milder level's faces that may lie below the gate.
     """
 
@@ -57,8 +59,10 @@ class CalibrateConfig(Frozen):
     min_genuine: float = Field(0.9, gt=0, le=1)
     same_person: float = Field(0.6, gt=0, le=1)
     min_gain: float = Field(0.01, ge=0)
+    gaining: float = Field(0.9, gt=0.5, le=1)
     passing: float = Field(0.975, gt=0.5, le=1)
     content_slack: float = Field(1.5, ge=1)
+    agreeing: float = Field(0.75, gt=0, le=1)
     milder_below: float = Field(0.1, ge=0, le=0.5)
 
 
@@ -115,6 +119,7 @@ class Level(Frozen):
         genuine_share: Share of them that reach the threshold.
         known_share: Share of them known again as the undamaged face.
         measurable: Whether the identity net can tell people apart here.
+        max_classic: Best classic quality that an original may have to count as damaged.
         min_gain: Least rise of the classic measures.
         max_change: Most change of content.
         refusal: Why images of this level are not restored, "" where they are.
@@ -136,6 +141,7 @@ class Level(Frozen):
     genuine_share: float = 0.0
     known_share: float = 0.0
     measurable: bool = False
+    max_classic: float | None = None
     min_gain: float | None = None
     max_change: float | None = None
     refusal: Refusal = "uncalibrated"
@@ -286,8 +292,10 @@ def _bounds(closer: Sequence[Trial], config: CalibrateConfig) -> dict[str, float
         return {}
     gains = [trial.classic_after - trial.classic_before for trial in closer]
     changes = [trial.content_change for trial in closer]
+    before = [trial.classic_before for trial in closer]
     return {
-        "min_gain": max(config.min_gain, float(np.quantile(gains, 1 - config.passing))),
+        "max_classic": float(np.quantile(before, config.agreeing)),
+        "min_gain": max(config.min_gain, float(np.quantile(gains, 1 - config.gaining))),
         "max_change": config.content_slack * float(np.quantile(changes, config.passing)),
     }
 

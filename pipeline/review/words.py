@@ -37,13 +37,13 @@ REASONS = {
 FALLBACKS = {
     "identity": "not the same person, or not surely",
     "identity_unmeasurable": "the identity could not be measured",
+    "not_damaged": "the classic measures saw no damage in the original",
     "quality_not_better": "its quality did not rise",
     "face_lost": "no face was found on the restored picture",
     "face_gained": "further faces appeared",
     "content_changed": "more changed than a face's quality",
     "not_finite": "the model gave no numbers",
     "not_decodable": "the original could not be decoded again",
-    "overruled": "a person decided so",
 }
 
 Line = dict[str, str]

@@ -329,6 +329,8 @@ def verified(**changes: object) -> Verified:
         ({"identity": math.nan}, "identity"),
         ({"content_change": 0.2}, "content_changed"),
         ({"content_change": math.nan}, "content_changed"),
+        ({"classic_before": 2.0, "classic_after": 3.0}, "not_damaged"),
+        ({"classic_before": math.nan}, "not_damaged"),
         ({"classic_after": 0.5}, "quality_not_better"),
         ({"classic_after": math.nan}, "quality_not_better"),
         # The first that fails is told.
