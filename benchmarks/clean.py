@@ -1,6 +1,6 @@
 """Images a second of each step of `vsp clean`, and of the whole.
 
-    python benchmarks/clean.py SHARDS --weights FOLDER [--images 2000] [--threads 4] [--workers 1]
+    python benchmarks/clean.py SHARDS --weights FOLDER [--images 2000] [--threads 1] [--workers 1]
 
 SHARDS hold aligned faces; every third is damaged here by known amounts, so that there is something
 to restore. The steps run one after the other on the same machine; each prints what it did in which
@@ -18,7 +18,6 @@ from pathlib import Path
 from jobs import cleaning_steps as steps
 from jobs.cleaning import CleanRequest
 from jobs.cleaning_plan import make_run
-from jobs.models import default_codec_threads
 from jobs.running import RunFlags
 from pipeline import images
 from pipeline.cleaning.levels import LEVELS, damage
@@ -74,7 +73,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         str(folder / "in"), str(folder / "out"), weights=arguments.weights,
         threads=arguments.threads, device="cpu",
     )  # fmt: skip
-    flags = RunFlags(workers=arguments.workers, codec_threads=default_codec_threads("cpu"))
+    flags = RunFlags(workers=arguments.workers, codec_threads=0)
     run = make_run(request, flags)
     run.begin()
     total_s = 0.0
@@ -102,7 +101,7 @@ def main() -> None:
     parser.add_argument("shards")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.models import default_codec_threads, default_workers, pick_device
+from jobs.models import default_workers, pick_device
 from jobs.options import AsJson, DryRun, OnlyFailed, Patience, Pool, RayAddress, Restart
 
 EXAMPLE = "vsp clean 'faces/{000000..000011}.tar' cleaned/"
@@ -54,7 +54,7 @@ def command(
         int | None, typer.Option(min=1, help="Faces per run of the model.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Torch threads of a worker; all cores by default.")
+        int | None, typer.Option(min=1, help="Torch threads of a worker; 1 for a small model.")
     ] = None,
     codec_threads: Annotated[
         int | None, typer.Option(min=1, max=24, help="Threads of a worker that look and encode.")
@@ -114,7 +114,7 @@ def command(
         ray_address=ray_address,
         gpus_per_worker=gpus_per_worker if device.startswith("cuda") else 0.0,
         threads=threads or 1,
-        codec_threads=codec_threads or default_codec_threads(device),
+        codec_threads=codec_threads or 0,  # whatever the step at work leaves of the cores
         patience_s=patience,
         restart=restart,
         only_failed=only_failed,

@@ -12,6 +12,7 @@ from jobs.cleaning import CleanRequest
 from jobs.running import RunFlags
 from pipeline.cleaning.look import LookConfig
 from pipeline.cleaning.settings import CleanSettings
+from pipeline.cleaning.tables import CALIBRATE
 from pipeline.plan import Unit, check_apart, find_shards, limited, shard_units
 from pipeline.storage import Store, open_store
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pipeline.replica import ModelSpec
 
 IDENTITY_FILE = "mobilefacenet_ms1m.safetensors"
+SMALL_PX = 256
+"""A model up to this size runs on one thread: the cores are better spent on looking at its faces,
+and threads of both kinds that wait for each other cost more than they give."""
 ADD_IDENTITY = (
     f"no identity network: images are scored, compared and gated, none is restored; add it with "
     f"`vsp weights add {IDENTITY_FILE}`"
@@ -112,19 +116,26 @@ def make_run(request: CleanRequest, flags: RunFlags) -> CleanRun:
 
 def _replica_values(request: CleanRequest, flags: RunFlags) -> dict[str, Any]:
     """The model and where it runs; what decides last bits stays as the folder was begun."""
-    from jobs.models import default_batch_size, model_values, num_cores, pick_device
-    from jobs.running import existing_settings
+    from jobs.models import default_batch_size, model_size, model_values, num_cores, pick_device
+    from pipeline.replica import ReplicaConfig
 
-    there = {} if flags.restart else existing_settings(request.out)
+    there = _begun_with(request.out) if not flags.restart else {}
     device = pick_device(request.device, elsewhere=bool(flags.ray_address))
-    threads = max(1, num_cores() // flags.workers)
-    return {
-        "model": model_values(request.model),
-        "seed": request.seed,
+    values = {"model": model_values(request.model), "seed": request.seed}
+    size = model_size(ReplicaConfig.model_validate(values).model)
+    cores = max(1, num_cores() // flags.workers)
+    return values | {
         "batch_size": request.batch_size or there.get("batch_size") or default_batch_size(device),
-        "threads": request.threads or there.get("threads") or threads,
+        "threads": request.threads or there.get("threads") or (1 if size <= SMALL_PX else cores),
         "runtime": {"device": device},
     }
+
+
+def _begun_with(out: str) -> Mapping[str, Any]:
+    """The settings of the last step that has begun there, as far as they are a model's."""
+    from jobs.running import existing_settings
+
+    return existing_settings(out) or existing_settings(f"{out.rstrip('/')}/{CALIBRATE}")
 
 
 def _weights(folder: Path | None) -> tuple[LookConfig, Path | None]:

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from pipeline.runner import Summary
 
 
-def _run(run: CleanRun, job: Job, what: str, flags: RunFlags | None = None) -> "Summary":
+def _run(job: Job, what: str, flags: RunFlags) -> "Summary":
     """Run a step and tell it in one line."""
     with quiet():
-        summary = run_job(job, flags or replace(run.flags, as_json=False))
+        summary = run_job(job, flags)
     assert summary, "no dry run comes here"
     judged(summary, what)
     return summary
@@ -52,7 +52,8 @@ def align(run: CleanRun) -> None:
     stage = partial(AlignStage, config, run.out)
     out = f"{run.out}/{ALIGNED}"
     provenance = AlignStage(config, run.out).provenance
-    _run(run, Job("align", stage, provenance, run.units, out, versions=versions()), "faces cut out")
+    job = Job("align", stage, provenance, run.units, out, versions=versions())
+    _run(job, "faces cut out", _codec_flags(run))
 
 
 # ------------------------------------------------------------------------------------ inspect
@@ -72,18 +73,27 @@ def inspect(run: CleanRun) -> None:
     stage = partial(InspectStage, config)
     out = f"{run.out}/{INSPECT}"
     job = Job("inspect", stage, config.provenance, run.units, out, versions=versions())
-    _run(run, job, "inspected", _codec_flags(run))
+    _run(job, "inspected", _codec_flags(run))
     if _take_back(run):
         typer.echo("embeddings are needed again: looking at their shards once more", err=True)
-        _run(run, job, "inspected", replace(_codec_flags(run), restart=False))
+        _run(job, "inspected", replace(_codec_flags(run), restart=False))
 
 
 def _codec_flags(run: CleanRun) -> RunFlags:
     """Nothing goes through the model: all cores look."""
     from jobs.models import num_cores
 
-    threads = max(run.flags.codec_threads, num_cores() // run.flags.workers)
+    threads = run.flags.codec_threads or max(1, num_cores() // run.flags.workers)
     return replace(run.flags, codec_threads=threads, as_json=False, gpus_per_worker=0.0)
+
+
+def _model_flags(run: CleanRun) -> RunFlags:
+    """What the model leaves of the cores looks at its faces."""
+    from jobs.models import num_cores
+
+    left = num_cores() // run.flags.workers - int(run.values["threads"])
+    threads = run.flags.codec_threads or max(1, min(24, left))
+    return replace(run.flags, codec_threads=threads, as_json=False, only_failed=False)
 
 
 def _take_back(run: CleanRun) -> bool:
@@ -148,7 +158,8 @@ def calibrate(run: CleanRun) -> "Thresholds | None":
     there = load_thresholds(run.store)
     if there is None or not _is_of(run.store, digest):
         if job.units:
-            _run(run, job, "calibration: faces tried at five levels of damage")
+            what = "calibration: faces tried at five levels of damage"
+            _run(job, what, _model_flags(run))
         there = derive(_trials(job), run.settings.calibrate, facts)
         run.store.write(THRESHOLDS, there.model_dump_json(indent=1).encode())
         run.store.write(THRESHOLDS_OF, json.dumps({"digest": digest}).encode())
@@ -275,8 +286,7 @@ def clean(run: CleanRun) -> "Summary":
         "clean", partial(CleanStage, config), config.provenance, units, run.out,
         versions=versions(), grows=grows, again=again, is_locked=True,
     )  # fmt: skip
-    flags = replace(run.flags, as_json=False, only_failed=False)
-    return _run(run, job, "cleaned", flags)
+    return _run(job, "cleaned", _model_flags(run))
 
 
 def _aligner(run: CleanRun) -> str:

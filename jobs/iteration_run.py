@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import typer
 
-from jobs.iteration import PROOF, STEPS, Iteration, Step
+from jobs.iteration import BUILT_IN, PROOF, STEPS, Iteration, Step
 from jobs.iteration_proof import (
     arm_steps,
     comparisons_there,
@@ -137,7 +137,7 @@ def _round_lines(run: Iteration) -> list[str]:
 
 def _calibration(run: Iteration, name: str) -> list[str]:
     table = run.record(name)["facts"]["calibration"]
-    return ["", "```", *table, "```", ""] if table else []
+    return ["", "```", *table, "```"] if table else []
 
 
 def _restorer_lines(run: Iteration) -> list[str]:
@@ -183,7 +183,8 @@ def _fallback_lines(run: Iteration) -> list[str]:
     if not steps:
         return []
     model = run.config.proof.cleaner if run.config.proof else ""
-    lines = [f"The loop's own model changed nothing; for the proof the set was cleaned by {model}."]
+    who = "the built-in model" if model == BUILT_IN else model
+    lines = [f"The loop's own model changed nothing; for the proof the set is cleaned by {who}."]
     figures = figures_there(run, steps[-1].name)
     if figures is not None:
         lines += ["", *rounds.markdown(rounds.HEAD, [rounds.row_of(figures)])]
@@ -226,7 +227,7 @@ def plan_lines(run: Iteration) -> list[str]:
             if step.num_images and spent_s:
                 rates[kind] = step.num_images / spent_s
             continue
-        rate = rates.get(kind, step.images_per_s)
+        rate = rates.get(kind, step.images_per_s) if step.num_images else 0.0
         left_s = step.num_images / rate if rate else 0.0
         total_s += left_s
         unknown |= not rate

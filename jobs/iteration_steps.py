@@ -202,8 +202,10 @@ def figures_of(
         distance_after=_distance(second, reference),
         identity_before=first.identity_spread,
         identity_after=second and second.identity_spread,
+        identity_held_out=reference and reference.identity_spread,
         spread_before=first.spread,
         spread_after=second and second.spread,
+        spread_held_out=reference and reference.spread,
         shifts=rounds.attribute_shifts(manifest),
     )
     values = found.model_dump(mode="json")

@@ -289,7 +289,7 @@ def test_where_the_own_model_changes_nothing_another_cleans_for_the_proof(iterat
     middle = ["proof/clean", "proof/cleaning/figures"]
     assert doubles.done == [*TRAININGS, "round-0/clean", "round-0/figures", *middle, *ARMS,
                             "proof/figures"]  # fmt: skip
-    assert "cleaned by default" in out
+    assert "cleaned by the built-in model" in out
 
 
 def test_another_model_may_clean_and_nothing_need_be_trained(iterate, doubles):

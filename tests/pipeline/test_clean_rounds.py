@@ -74,6 +74,15 @@ def test_one_round_ends_by_the_number_asked_for_and_is_trained_on():
     assert not stop.is_idle
 
 
+@pytest.mark.parametrize(
+    ("after", "held_out", "ends"),
+    [(280.0, 270.0, False), (330.0, 350.0, False), (280.0, 310.0, True), (280.0, None, True)],
+)
+def test_a_spread_may_shift_towards_the_held_out_faces(after, held_out, ends):
+    found = told(spread_after=after, spread_held_out=held_out)
+    assert [stop.rule for stop in found] == ([6] if ends else [])
+
+
 def test_nothing_accepted_is_told_by_the_rule_of_shares_alone():
     found = told(num_accepted=0, gain=None, below=None, distance_after=50.0)
     assert [stop.rule for stop in found] == [2]
