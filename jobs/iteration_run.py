@@ -201,8 +201,8 @@ def _arm_row(run: Iteration, arm: proofs.Arm) -> list[str]:
         arm.arm,
         str(arm.seed),
         arm.reference,
-        f"{arm.distance:.4g}",
-        "-" if arm.error is None else f"{arm.error:.2g}",
+        rounds.number(arm.distance),
+        rounds.number(arm.error),
         f"{record['facts']['images']:,}",
         f"{record['seconds'] / 60:.1f}",
     ]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pipeline import images
+from pipeline.cleaning.rounds import number
 from pipeline.images import Pixels
 from pipeline.metrics.pixels import Values
 from pipeline.replica import Frozen
@@ -157,12 +158,13 @@ HEAD = ("reference", "raw", "cleaned", "cleaned - raw (95 %)", "p", "seeds", "ve
 def row_of(comparison: Comparison) -> list[str]:
     """A comparison's cells under `HEAD`."""
     each = comparison
-    interval = "" if each.low is None else f" ({each.low:+.4g} to {each.high:+.4g})"
+    ends = (number(value, sign=True) for value in (each.low, each.high))
+    interval = "" if each.low is None else f" ({' to '.join(ends)})"
     return [
         each.reference,
-        f"{each.raw:.4g}",
-        f"{each.cleaned:.4g}",
-        f"{each.difference:+.4g}{interval}",
+        number(each.raw),
+        number(each.cleaned),
+        f"{number(each.difference, sign=True)}{interval}",
         "-" if each.p_value is None else f"{each.p_value:.3f}",
         f"{each.same_sign} of {each.num_seeds} the same way",
         each.verdict,

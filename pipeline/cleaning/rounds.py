@@ -162,7 +162,9 @@ def _other_people(figures: Figures, config: StopConfig) -> Iterator[Stop]:
 def _no_nearer(figures: Figures) -> Iterator[Stop]:
     before, after = figures.distance_before, figures.distance_after
     if before is not None and after is not None and figures.num_accepted and after >= before:
-        words = f"distance to the held-out faces no longer falls: {before:.4g} to {after:.4g}"
+        words = (
+            f"distance to the held-out faces no longer falls: {number(before)} to {number(after)}"
+        )
         yield Stop(4, words, refuses=True)
 
 
@@ -322,7 +324,7 @@ def row_of(figures: Figures) -> list[str]:
         f"{figures.num_rejected:,}",
         _gain_cell(figures),
         "-" if figures.below is None else f"{figures.below:.1%}",
-        "-" if None in distances else " to ".join(f"{value:.4g}" for value in distances),
+        "-" if None in distances else " to ".join(map(number, distances)),
         *(_shift_cell(shifts.get(f"spread of {what}")) for what in ("identities", "features")),
         _shift_cell(max(figures.shifts.values(), default=None)),
     ]
@@ -336,6 +338,14 @@ def _gain_cell(figures: Figures) -> str:
 
 def _shift_cell(shift: float | None) -> str:
     return "-" if shift is None else f"{shift:+.1%}"
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """A distance for people: four figures, thousands in full; "-" for none."""
+    if value is None:
+        return "-"
+    mark = "+" if sign else ""
+    return f"{value:{mark},.0f}" if abs(value) >= 1000 else f"{value:{mark}.4g}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
