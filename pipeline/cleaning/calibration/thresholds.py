@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.cleaning.derive import longest_run, stranger_threshold, strangers, wilson
-from pipeline.cleaning.levels import LEVELS
+from pipeline.cleaning.calibration.derive import longest_run, stranger_threshold, strangers, wilson
+from pipeline.cleaning.calibration.levels import LEVELS
+from pipeline.cleaning.calibration.telling import conclusion, table_lines
 from pipeline.cleaning.tables import EMBEDDING_DIM, as_matrix
-from pipeline.cleaning.telling import conclusion, table_lines
 from pipeline.replica import Frozen
 
 __all__ = [
