@@ -59,7 +59,7 @@ class CalibrateConfig(Frozen):
     min_genuine: float = Field(0.9, gt=0, le=1)
     same_person: float = Field(0.6, gt=0, le=1)
     min_gain: float = Field(0.01, ge=0)
-    gaining: float = Field(0.9, gt=0.5, le=1)
+    gaining: float = Field(0.75, gt=0, le=1)
     passing: float = Field(0.975, gt=0.5, le=1)
     content_slack: float = Field(1.5, ge=1)
     agreeing: float = Field(0.75, gt=0, le=1)
