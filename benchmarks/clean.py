@@ -20,7 +20,7 @@ from jobs.cleaning import CleanRequest
 from jobs.cleaning_plan import make_run
 from jobs.running import RunFlags
 from pipeline import images
-from pipeline.cleaning.levels import LEVELS, damage
+from pipeline.cleaning.calibration.levels import LEVELS, damage
 from pipeline.locks import run_lock
 from pipeline.plan import find_shards
 from pipeline.sample import Member, Sample

@@ -26,9 +26,9 @@ import numpy as np
 from clean_kinds import Random, gamma, jpeg, read_faces, resize
 from numpy.typing import NDArray
 
-from pipeline.cleaning.copies import CopyConfig, Pairs, find_copies
-from pipeline.cleaning.prints import PRINT_BYTES, pack, plain_picture
-from pipeline.cleaning.prints_waves import SIDE, centres, cosines, transform
+from pipeline.cleaning.copies.find import CopyConfig, Pairs, find_copies
+from pipeline.cleaning.copies.prints import PRINT_BYTES, pack, plain_picture
+from pipeline.cleaning.copies.waves import SIDE, centres, cosines, transform
 from pipeline.images import Pixels
 
 Spectra = NDArray[np.float64]

@@ -20,8 +20,8 @@ import torch
 from clean_kinds import KINDS, read_faces
 from numpy.typing import NDArray
 
-from pipeline.cleaning.groups import OTHER_PERSON
-from pipeline.cleaning.identities import IdentityConfig, clusters, find_persons
+from pipeline.cleaning.copies.groups import OTHER_PERSON
+from pipeline.cleaning.persons.identities import IdentityConfig, clusters, find_persons
 from pipeline.faces.detect import DetectConfig, FaceDetector
 from pipeline.metrics.identity import FaceNet
 from pipeline.metrics.judge import Face

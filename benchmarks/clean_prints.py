@@ -18,9 +18,9 @@ import numpy as np
 from clean_kinds import KINDS, Damage, read_faces
 from numpy.typing import NDArray
 
-from pipeline.cleaning.copies import CopyConfig, Pairs, find_copies
-from pipeline.cleaning.prints import PRINT_BYTES, make_prints, plain_picture
-from pipeline.cleaning.prints_waves import SIDE, order, spread, transform
+from pipeline.cleaning.copies.find import CopyConfig, Pairs, find_copies
+from pipeline.cleaning.copies.prints import PRINT_BYTES, make_prints, plain_picture
+from pipeline.cleaning.copies.waves import SIDE, order, spread, transform
 from pipeline.images import Pixels
 
 EVERY = 6

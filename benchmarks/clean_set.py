@@ -31,10 +31,10 @@ from constructed_pictures import shared_faces  # noqa: E402
 from constructed_set import Record, build, read_truth, with_persons  # noqa: E402
 
 from pipeline import images  # noqa: E402
-from pipeline.cleaning.closeness import Closeness  # noqa: E402
-from pipeline.cleaning.derive import wilson  # noqa: E402
+from pipeline.cleaning.calibration.closeness import Closeness  # noqa: E402
+from pipeline.cleaning.calibration.derive import wilson  # noqa: E402
 from pipeline.cleaning.look import Look, LookConfig, likeness, points_of  # noqa: E402
-from pipeline.cleaning.manifest import read_manifest  # noqa: E402
+from pipeline.cleaning.manifest.read import read_manifest  # noqa: E402
 from pipeline.images import Pixels  # noqa: E402
 from pipeline.metrics.judge import Face  # noqa: E402
 from pipeline.metrics.natural import SmallNiqeJudge  # noqa: E402

@@ -13,10 +13,10 @@ from constructed_set import Record
 
 from pipeline import images
 from pipeline.cleaning.accept import Verified, accept, content_change
-from pipeline.cleaning.derive import wilson
-from pipeline.cleaning.levels import damage
+from pipeline.cleaning.calibration.derive import wilson
+from pipeline.cleaning.calibration.levels import damage
+from pipeline.cleaning.calibration.thresholds import Thresholds
 from pipeline.cleaning.look import Look, likeness, points_of
-from pipeline.cleaning.thresholds import Thresholds
 from pipeline.images import Pixels
 from pipeline.shards import read_shard
 from pipeline.stages.clean import load_thresholds

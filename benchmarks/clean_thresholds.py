@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "doubl
 from constructed_pictures import shared_faces
 from constructed_set import embed
 
-from pipeline.cleaning.derive import stranger_threshold
-from pipeline.cleaning.thresholds import CalibrateConfig
+from pipeline.cleaning.calibration.derive import stranger_threshold
+from pipeline.cleaning.calibration.thresholds import CalibrateConfig
 
 COUNTS, TRIES, STRANGERS = (32, 64, 128, 256), 12, 3000
 

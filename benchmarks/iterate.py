@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline import images
-from pipeline.cleaning.levels import damage, level_of
+from pipeline.cleaning.calibration.levels import damage, level_of
 from pipeline.errors import UserError
 from pipeline.plan import find_shards
 from pipeline.tar import TarWriter
@@ -141,8 +141,8 @@ class Changed(NamedTuple):
 
 def changes(data: Path, cleaned: Path) -> dict[int, list[Changed]]:
     """Every accepted change of a cleaned set, by the level of its damage."""
-    from pipeline.cleaning.closeness import Closeness
-    from pipeline.cleaning.manifest import read_manifest
+    from pipeline.cleaning.calibration.closeness import Closeness
+    from pipeline.cleaning.manifest.read import read_manifest
     from pipeline.storage import open_store
     from pipeline.weights import find
 

@@ -13,8 +13,8 @@ Markdown: Spearman's correlation of severity and falling quality (pooled: all fa
 severities of a set together, clean ones too), what undamaged faces are scored, by the labels of
 their JSON member where it has any, and what quality the severities and the five levels of
 `vsp clean --calibrate` get. `--scale` prints instead the kinds' own strengths at equal
-severity, as they stand in `pipeline/cleaning/damage.py`. A set of 60 faces takes about two minutes
-on one core.
+severity, as they stand in `pipeline/cleaning/quality/damage.py`. A set of 60 faces takes about two
+minutes on one core.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ import torch
 from scipy.stats import spearmanr
 
 from pipeline import images
-from pipeline.cleaning import levels
-from pipeline.cleaning.damage import (
+from pipeline.cleaning.calibration import levels
+from pipeline.cleaning.quality.damage import (
     FULL_DIFFERENCE,
     KINDS,
     STRENGTH_RANGES,
@@ -45,9 +45,9 @@ from pipeline.cleaning.damage import (
     damage,
     difference,
 )
-from pipeline.cleaning.fit_quality import is_held_out
-from pipeline.cleaning.measures import classic_quality, measure
-from pipeline.cleaning.quality import QualityScorer
+from pipeline.cleaning.quality.fit import is_held_out
+from pipeline.cleaning.quality.measures import classic_quality, measure
+from pipeline.cleaning.quality.scorer import QualityScorer
 from pipeline.images import Pixels
 from pipeline.plan import find_shards
 from pipeline.shards import read_shard

@@ -18,7 +18,7 @@ from jobs.running import RunFlags
 
 if TYPE_CHECKING:
     from jobs.cleaning_plan import CleanRun
-    from pipeline.cleaning.thresholds import Thresholds
+    from pipeline.cleaning.calibration.thresholds import Thresholds
     from pipeline.runner import Summary
 
 
@@ -87,7 +87,7 @@ def run_clean(request: CleanRequest, flags: RunFlags) -> CleanEnd:
         Stopped: By a signal.
     """
     from jobs.cleaning_plan import make_run, tell_plan
-    from pipeline.cleaning.forget import finish_pending
+    from pipeline.cleaning.removal.forget import finish_pending
     from pipeline.locks import run_lock
 
     run = make_run(request, flags)
@@ -135,7 +135,7 @@ def run_decided(request: CleanRequest, flags: RunFlags) -> "Summary":
 
 def _end(run: "CleanRun", summary: "Summary", thresholds: "Thresholds | None") -> CleanEnd:
     """Count what became of the images."""
-    from pipeline.cleaning.manifest import read_manifest
+    from pipeline.cleaning.manifest.read import read_manifest
 
     columns = ["outcome", "fallback", "decision", "decision_reason"]
     counts: Counter[str] = Counter()

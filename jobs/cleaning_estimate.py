@@ -45,7 +45,7 @@ def estimate(run: CleanRun) -> Estimate:
         UserError: If the input cannot be read.
     """
     from jobs.models import num_cores
-    from pipeline.cleaning.levels import LEVELS
+    from pipeline.cleaning.calibration.levels import LEVELS
 
     total_bytes = sum(unit.weight for unit in run.units)
     samples = list(islice(_samples(run), LOOKED_AT))

@@ -90,7 +90,7 @@ def make_run(request: CleanRequest, flags: RunFlags) -> CleanRun:
     """
     from jobs import config as configs
     from jobs.models import model_size
-    from pipeline.cleaning.quality import QualityScorer
+    from pipeline.cleaning.quality.scorer import QualityScorer
     from pipeline.replica import ReplicaConfig
 
     sources = find_shards(request.source)

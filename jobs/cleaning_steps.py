@@ -28,7 +28,7 @@ from pipeline.plan import Unit, difference
 from pipeline.storage import OWN_FOLDER, Store, open_store
 
 if TYPE_CHECKING:
-    from pipeline.cleaning.thresholds import Thresholds, Trial
+    from pipeline.cleaning.calibration.thresholds import Thresholds, Trial
     from pipeline.runner import Summary
 
 
@@ -143,7 +143,7 @@ def calibrate(run: CleanRun) -> "Thresholds | None":
     Returns:
         The thresholds; None where nothing can be or shall be calibrated.
     """
-    from pipeline.cleaning.thresholds import derive, table_lines
+    from pipeline.cleaning.calibration.thresholds import derive, table_lines
     from pipeline.stages.clean import load_thresholds
 
     if not run.look.identity or not run.request.calibrate:
@@ -182,8 +182,8 @@ def _digest(facts: Any) -> str:
 def _trials_job(run: CleanRun) -> "tuple[Job, dict[str, str]]":
     """The calibration as a run of the engine, and what its table shall say of itself."""
     from jobs.cleaning_estimate import num_faces
-    from pipeline.cleaning.calibration import choose_faces
-    from pipeline.cleaning.closeness import Closeness
+    from pipeline.cleaning.calibration.closeness import Closeness
+    from pipeline.cleaning.calibration.sample import choose_faces
     from pipeline.cleaning.decide import load_seen
     from pipeline.stages.calibrate import CalibrateStage, TrialsConfig
 
@@ -231,9 +231,9 @@ def _goes_on(out: str, config: str) -> tuple[bool, frozenset[str]]:
 
 
 def _trials(job: Job) -> "list[Trial]":
+    from pipeline.cleaning.calibration.thresholds import Trial
     from pipeline.cleaning.output import TRIALS
     from pipeline.cleaning.tables import read_table_rows
-    from pipeline.cleaning.thresholds import Trial
 
     store = open_store(job.out)
     trials: list[Trial] = []

@@ -11,8 +11,8 @@ import typer
 from jobs.options import DryRun
 
 if TYPE_CHECKING:
-    from pipeline.cleaning.chosen import Chosen, Image, Request
-    from pipeline.cleaning.scan import Report
+    from pipeline.cleaning.removal.chosen import Chosen, Image, Request
+    from pipeline.cleaning.removal.scan import Report
     from pipeline.storage import Store
 
 EXAMPLE = "vsp forget cleaned/ --person 'Jane Doe'"
@@ -44,8 +44,8 @@ def command(
 
     Exit code: 0 nothing is left, 1 something is (named), 2 nothing fits.
     """
-    from pipeline.cleaning.chosen import Request, choose
-    from pipeline.cleaning.forget import is_pending
+    from pipeline.cleaning.removal.chosen import Request, choose
+    from pipeline.cleaning.removal.forget import is_pending
     from pipeline.locks import run_lock
     from pipeline.storage import open_store
 
@@ -91,9 +91,9 @@ def _checked(request: "Request") -> "Request":
 
 def _forget(store: "Store", request: "Request", *, ask: bool) -> int:
     """Choose, ask, remove, prove; the lock is held."""
-    from pipeline.cleaning import forget as forgetting
-    from pipeline.cleaning.chosen import choose, plain_of, removal_of
-    from pipeline.cleaning.tombstones import Tombstones
+    from pipeline.cleaning.removal import forget as forgetting
+    from pipeline.cleaning.removal.chosen import choose, plain_of, removal_of
+    from pipeline.cleaning.removal.tombstones import Tombstones
 
     pending = forgetting.finish_pending(store)
     if pending is not None:
@@ -172,7 +172,7 @@ def _originals(store: "Store", images: "tuple[Image, ...]") -> Iterator[str]:
 
 def _weights(store: "Store") -> Iterator[str]:
     """Weights that may know the images: nothing can be taken out of them."""
-    from pipeline.cleaning.manifest import read_manifest
+    from pipeline.cleaning.manifest.read import read_manifest
 
     found: set[tuple[str, str]] = set()
     for text in set(read_manifest(store, ["operations"])["operations"].to_pylist()):

@@ -24,7 +24,7 @@ import typer
 from pydantic import Field, model_validator
 
 from jobs.steps import Stopped
-from pipeline.cleaning.rounds import MAX_ROUNDS, StopConfig
+from pipeline.cleaning.loop.rounds import MAX_ROUNDS, StopConfig
 from pipeline.errors import UserError
 from pipeline.replica import Frozen
 

@@ -27,8 +27,8 @@ from jobs.iteration_steps import (
     stops_of,
 )
 from jobs.iteration_training import RESULT, Training, training
-from pipeline.cleaning.proof import Arm, Comparison, compare, drawn_faces
-from pipeline.cleaning.sets import Ruler, distance, features_of, make_ruler, measure
+from pipeline.cleaning.loop.proof import Arm, Comparison, compare, drawn_faces
+from pipeline.cleaning.loop.sets import Ruler, distance, features_of, make_ruler, measure
 from pipeline.metrics.frechet import Gaussian, frechet_error
 from pipeline.metrics.moments import Features, Moments
 

@@ -21,8 +21,8 @@ from jobs.iteration_steps import (
     round_steps,
     stops_of,
 )
-from pipeline.cleaning import proof as proofs
-from pipeline.cleaning import rounds
+from pipeline.cleaning.loop import proof as proofs
+from pipeline.cleaning.loop import rounds
 from pipeline.errors import UserError
 
 ROUNDS_FILE = "rounds.md"

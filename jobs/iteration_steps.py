@@ -20,8 +20,8 @@ from jobs.iteration import (
 )
 from jobs.iteration_training import RESULT, Training, training
 from jobs.steps import quiet
-from pipeline.cleaning import rounds
-from pipeline.cleaning.sets import Name, Ruler, Seen, distance, make_ruler, measure
+from pipeline.cleaning.loop import rounds
+from pipeline.cleaning.loop.sets import Name, Ruler, Seen, distance, make_ruler, measure
 from pipeline.errors import RunError, UserError
 
 FAILED = 1  # exit code of a cleaning run
@@ -109,7 +109,7 @@ def clean(run: Iteration, name: str, faces: FaceSet, model: str) -> Mapping[str,
     from jobs.cleaning import CleanRequest, run_clean
     from jobs.models import default_codec_threads
     from jobs.running import RunFlags
-    from pipeline.cleaning.thresholds import table_lines
+    from pipeline.cleaning.calibration.thresholds import table_lines
 
     request = CleanRequest(
         source=faces.shards,
@@ -176,7 +176,7 @@ def figures_of(
     run: Iteration, name: str, number: int, before: FaceSet, cleaned: Step
 ) -> Mapping[str, Any]:
     """Measure the set before and after; returns `rounds.Figures` as JSON."""
-    from pipeline.cleaning.manifest import read_manifest
+    from pipeline.cleaning.manifest.read import read_manifest
     from pipeline.storage import open_store
 
     out = run.folder(cleaned.name)

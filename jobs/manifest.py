@@ -11,7 +11,7 @@ import typer
 from jobs.options import DryRun
 
 if TYPE_CHECKING:
-    from pipeline.cleaning.query import Answer
+    from pipeline.cleaning.manifest.query import Answer
 
 EXAMPLE = "vsp manifest show cleaned/"
 MAX_ROWS = 100
@@ -35,8 +35,8 @@ app = typer.Typer(
 @app.command("show", epilog=f"Example: {EXAMPLE}")
 def show_command(out: Out) -> None:
     """Show what became of the images, why, and what their quality was and is."""
-    from pipeline.cleaning.manifest import find
-    from pipeline.cleaning.summary import summarise
+    from pipeline.cleaning.manifest.read import find
+    from pipeline.cleaning.manifest.summary import summarise
 
     for title, head, rows in summarise(find(out)):
         typer.echo(title)
@@ -59,9 +59,9 @@ def query_command(
     DuckDB answers. It reaches no file, no network and no extension, and takes at most 2 GB of
     memory and 4 threads.
     """
-    from pipeline.cleaning.export import write_csv
-    from pipeline.cleaning.manifest import find, scan
-    from pipeline.cleaning.query import ask
+    from pipeline.cleaning.manifest.export import write_csv
+    from pipeline.cleaning.manifest.query import ask
+    from pipeline.cleaning.manifest.read import find, scan
 
     answer = ask(scan(find(out)), sql)
     if as_csv:
@@ -91,8 +91,8 @@ def export_command(
 
     A cell that begins with = + - or @ gets an apostrophe before it, so that no spreadsheet runs it.
     """
-    from pipeline.cleaning import export
-    from pipeline.cleaning.manifest import batches, find
+    from pipeline.cleaning.manifest import export
+    from pipeline.cleaning.manifest.read import batches, find
     from vsp_model.files import whole_or_absent
 
     store = find(out)
@@ -158,8 +158,8 @@ def identities_command(
 
     With --against also faces of people in both sets; both runs need --keep-embeddings.
     """
-    from pipeline.cleaning.manifest import find
-    from pipeline.cleaning.who import findings, shared_people
+    from pipeline.cleaning.manifest.read import find
+    from pipeline.cleaning.persons.who import findings, shared_people
 
     store = find(out)
     for title, head, rows in findings(store):

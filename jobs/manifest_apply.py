@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from pipeline.cleaning.apply import Applied, Known, Weights
+    from pipeline.cleaning.manifest.apply import Applied, Known, Weights
     from pipeline.plan import Unit
     from pipeline.storage import Store
 
@@ -27,8 +27,8 @@ def apply(
     """
     from jobs.cleaning import CleanRequest, run_decided
     from jobs.running import RunFlags
-    from pipeline.cleaning import apply as applying
-    from pipeline.cleaning.manifest import read_any
+    from pipeline.cleaning.manifest import apply as applying
+    from pipeline.cleaning.manifest.read import read_any
     from pipeline.plan import check_apart, find_shards, shard_units
     from pipeline.storage import open_store
 
@@ -56,8 +56,8 @@ def apply(
 
 def _write(store: "Store", table: "pa.Table", known: "Known", units: "Sequence[Unit]") -> "Applied":
     """Make OUT this manifest's and write the tables; no run may be at work there."""
-    from pipeline.cleaning import apply as applying
-    from pipeline.cleaning.forget import finish_pending
+    from pipeline.cleaning.manifest import apply as applying
+    from pipeline.cleaning.removal.forget import finish_pending
     from pipeline.locks import run_lock
     from pipeline.plan import make_out
     from pipeline.storage import LocalStore
@@ -103,7 +103,7 @@ def _check_weights(wanted: "Weights", model: str | None) -> None:
 
 def _shape(manifest: str) -> dict[str, int]:
     """Batch and threads that decided the last bits, if the OUT of the manifest is at hand."""
-    from pipeline.cleaning.manifest import SUFFIX, find
+    from pipeline.cleaning.manifest.read import SUFFIX, find
     from pipeline.ledger import Ledger
 
     if manifest.endswith(SUFFIX):
@@ -115,7 +115,7 @@ def _shape(manifest: str) -> dict[str, int]:
 
 def _tell(store: "Store", applied: "Applied") -> None:
     """What became of the copy."""
-    from pipeline.cleaning.apply import compare
+    from pipeline.cleaning.manifest.apply import compare
 
     for word, count in sorted(applied.counts.items()):
         typer.echo(f"{word:<10} {count}")

@@ -62,7 +62,7 @@ def _finish_removal(store: "Store") -> None:
     Raises:
         RunError: If a run is at work there, or something still knows of what was removed.
     """
-    from pipeline.cleaning.forget import finish_pending, is_pending
+    from pipeline.cleaning.removal.forget import finish_pending, is_pending
     from pipeline.errors import RunError
     from pipeline.locks import run_lock
 

@@ -162,7 +162,7 @@ def fit_quality_command(
     Faces are damaged by known amounts; the network learns to tell how much. One face in five is
     kept out of training, for the calibration. One thread takes about 20 minutes.
     """
-    from pipeline.cleaning.fit_quality import fit
+    from pipeline.cleaning.quality.fit import fit
     from pipeline.errors import UserError
     from vsp_model.quality import load, save
     from vsp_model.train.quality import QualityTrainConfig

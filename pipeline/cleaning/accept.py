@@ -15,7 +15,7 @@ from pipeline.cleaning.tables import Decision, FallbackReason, Inspected
 from pipeline.images import Pixels
 
 if TYPE_CHECKING:
-    from pipeline.cleaning.thresholds import Level, Thresholds
+    from pipeline.cleaning.calibration.thresholds import Level, Thresholds
 
 GRID = 8
 """Cells each way: noise and fine detail average out in one, an eye or a mouth does not."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.cleaning import parquet
-from pipeline.cleaning.removal import PLACEHOLDER
+from pipeline.cleaning.manifest import parquet
+from pipeline.cleaning.removal.pending import PLACEHOLDER
+from pipeline.cleaning.removal.tombstones import Tombstones, digest_of
 from pipeline.cleaning.tables import MANIFEST
-from pipeline.cleaning.tombstones import Tombstones, digest_of
 from pipeline.plan import Unit
 from pipeline.sample import Sample
 from pipeline.shards import read_shard

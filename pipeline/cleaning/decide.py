@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.cleaning.copies import CopyConfig, find_copies
+from pipeline.cleaning.calibration.thresholds import Thresholds
+from pipeline.cleaning.copies.find import CopyConfig, find_copies
+from pipeline.cleaning.copies.groups import Copy, group_copies
+from pipeline.cleaning.copies.prints import PRINT_BYTES
 from pipeline.cleaning.gate import GateConfig, decide
-from pipeline.cleaning.groups import Copy, group_copies
-from pipeline.cleaning.identities import IdentityConfig, Merge, Persons, find_persons
 from pipeline.cleaning.overrule import Overrules
-from pipeline.cleaning.prints import PRINT_BYTES
+from pipeline.cleaning.persons.identities import IdentityConfig, Merge, Persons, find_persons
 from pipeline.cleaning.tables import (
     DECISIONS,
     EMBEDDING_DIM,
@@ -37,7 +38,6 @@ from pipeline.cleaning.tables import (
     write_columns,
     write_rows,
 )
-from pipeline.cleaning.thresholds import Thresholds
 from pipeline.replica import Frozen
 from pipeline.storage import Store, load_json
 

@@ -27,11 +27,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.cleaning.groups import Copy
-from pipeline.cleaning.identities import Persons
+from pipeline.cleaning.calibration.thresholds import Thresholds
+from pipeline.cleaning.copies.groups import Copy
 from pipeline.cleaning.overrule import Overruled, Overrules, verdict_on
+from pipeline.cleaning.persons.identities import Persons
 from pipeline.cleaning.tables import CopyKind, Decision, Reason, Verdict
-from pipeline.cleaning.thresholds import Thresholds
 from pipeline.replica import Frozen
 
 Floats = NDArray[np.float64]

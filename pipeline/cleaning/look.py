@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.cleaning.measures import classic_quality, measure
-from pipeline.cleaning.quality import QualityScorer
+from pipeline.cleaning.quality.measures import classic_quality, measure
+from pipeline.cleaning.quality.scorer import QualityScorer
 from pipeline.faces.detect import DetectConfig, Detection, FaceDetector
 from pipeline.images import Pixels
 from pipeline.metrics.identity import FaceNet

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.cleaning.calibration.thresholds import Trial
 from pipeline.cleaning.tables import (
     INSPECTED,
     MANIFEST,
@@ -16,7 +17,6 @@ from pipeline.cleaning.tables import (
     write_manifest,
     write_rows,
 )
-from pipeline.cleaning.thresholds import Trial
 from pipeline.commit import Attempt, AttemptOutput
 from pipeline.shards import ShardOutput, ShardResult
 from pipeline.sidecar import Provenance, Row, write_sidecar

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.cleaning.calibration import SampleConfig
+from pipeline.cleaning.calibration.sample import SampleConfig
+from pipeline.cleaning.calibration.thresholds import CalibrateConfig
 from pipeline.cleaning.decide import DecideConfig
 from pipeline.cleaning.metadata import FieldMap
-from pipeline.cleaning.thresholds import CalibrateConfig
 from pipeline.replica import Frozen
 
 

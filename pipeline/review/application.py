@@ -12,8 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.cleaning import coverage
-from pipeline.cleaning.manifest import batches
+from pipeline.cleaning.manifest import coverage
+from pipeline.cleaning.manifest.read import batches
 from pipeline.cleaning.overrule import VERDICTS, Overrules, verdict_on
 from pipeline.errors import RunError, UserError
 from pipeline.ledger import Ledger

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.cleaning.manifest import parts
+from pipeline.cleaning.manifest.read import parts
 from pipeline.cleaning.overrule import VERDICTS, Overrules, verdict_on
 from pipeline.cleaning.tables import MANIFEST_SCHEMA
 from pipeline.errors import RunError, UserError

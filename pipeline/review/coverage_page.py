@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from importlib.resources import files
 
-from pipeline.cleaning.coverage import SMALL, Attribute, Coverage, Group, Range
+from pipeline.cleaning.manifest.coverage import SMALL, Attribute, Coverage, Group, Range
 from pipeline.report.escape import text
 
 BAR_PX, BAR_HEIGHT_PX = 150, 26

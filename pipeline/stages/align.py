@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 
 from pipeline import images
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.cleaning.settings import AlignConfig
-from pipeline.cleaning.tombstones import Tombstones
 from pipeline.faces.align import align
 from pipeline.faces.detect import DetectConfig, Detection, FaceDetector, choose
 from pipeline.images import ImageFault, Pixels

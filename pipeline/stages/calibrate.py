@@ -10,13 +10,13 @@ from pydantic import Field
 
 from pipeline import images
 from pipeline.cleaning.accept import content_change
-from pipeline.cleaning.calibration import Batch
-from pipeline.cleaning.closeness import Closeness
-from pipeline.cleaning.levels import LEVELS, damage
+from pipeline.cleaning.calibration.closeness import Closeness
+from pipeline.cleaning.calibration.levels import LEVELS, damage
+from pipeline.cleaning.calibration.sample import Batch
+from pipeline.cleaning.calibration.thresholds import Trial
 from pipeline.cleaning.look import Look, LookConfig, points_of
 from pipeline.cleaning.metadata import FieldMap, metadata_of
 from pipeline.cleaning.output import TrialOutput, TrialResult
-from pipeline.cleaning.thresholds import Trial
 from pipeline.images import ImageFault, Pixels
 from pipeline.replica import LoadModel, Replica, ReplicaConfig, canonical, load_model
 from pipeline.sample import Sample

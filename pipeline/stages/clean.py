@@ -12,6 +12,7 @@ import cv2
 
 from pipeline import images
 from pipeline.cleaning.accept import Verified, accept, content_change, doubt
+from pipeline.cleaning.calibration.thresholds import Thresholds
 from pipeline.cleaning.look import Look, LookConfig, likeness, points_of
 from pipeline.cleaning.output import CleanOutput, CleanResult
 from pipeline.cleaning.tables import (
@@ -27,7 +28,6 @@ from pipeline.cleaning.tables import (
     Outcome,
     read_table_rows,
 )
-from pipeline.cleaning.thresholds import Thresholds
 from pipeline.images import Header, ImageFault, Pixels
 from pipeline.replica import LoadModel, Replica, ReplicaConfig, canonical, load_model
 from pipeline.sample import Member, Sample

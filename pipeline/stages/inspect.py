@@ -15,15 +15,15 @@ import torch
 from pydantic import Field
 
 from pipeline import images
+from pipeline.cleaning.copies.prints import make_prints, phash_hex
 from pipeline.cleaning.look import Look, LookConfig, points_of
-from pipeline.cleaning.measures import classic_quality, measure
 from pipeline.cleaning.metadata import FieldMap, Metadata, metadata_of
 from pipeline.cleaning.output import InspectOutput, InspectResult
-from pipeline.cleaning.pose import pose
-from pipeline.cleaning.prints import make_prints, phash_hex
-from pipeline.cleaning.removal import PLACEHOLDER
+from pipeline.cleaning.quality.measures import classic_quality, measure
+from pipeline.cleaning.quality.pose import pose
+from pipeline.cleaning.removal.pending import PLACEHOLDER
+from pipeline.cleaning.removal.tombstones import Tombstones, digest_of
 from pipeline.cleaning.tables import Inspected, Private
-from pipeline.cleaning.tombstones import Tombstones, digest_of
 from pipeline.images import ImageFault, Pixels
 from pipeline.replica import Frozen, canonical
 from pipeline.sample import Sample

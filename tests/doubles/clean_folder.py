@@ -20,9 +20,9 @@ import simplejpeg
 from skimage.data import astronaut
 
 from pipeline.cleaning import overrule, tables
-from pipeline.cleaning.calibration import Batch
+from pipeline.cleaning.calibration.sample import Batch
+from pipeline.cleaning.calibration.thresholds import CalibrateConfig, Level, Thresholds, Trial
 from pipeline.cleaning.tables import Cleaned, Decision, Entry, Inspected, Private
-from pipeline.cleaning.thresholds import CalibrateConfig, Level, Thresholds, Trial
 from pipeline.commit import Attempt
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Unit, find_shards, new_plan, shard_units

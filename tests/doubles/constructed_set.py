@@ -25,7 +25,7 @@ import numpy as np
 from constructed_pictures import NEAR, Draw, Source, broken, mirrored, no_face, side_by_side
 
 from pipeline import images
-from pipeline.cleaning.damage import Kind, damage
+from pipeline.cleaning.quality.damage import Kind, damage
 from pipeline.metrics.identity import FaceNet
 from pipeline.metrics.judge import Face
 from pipeline.tar import TarWriter

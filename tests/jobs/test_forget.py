@@ -6,9 +6,9 @@ from pathlib import Path
 import clean_folder
 import pytest
 
-from pipeline.cleaning import forget as forgetting
-from pipeline.cleaning.chosen import Request, choose, plain_of, removal_of
-from pipeline.cleaning.tombstones import Tombstones
+from pipeline.cleaning.removal import forget as forgetting
+from pipeline.cleaning.removal.chosen import Request, choose, plain_of, removal_of
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.locks import run_lock
 from pipeline.storage import LocalStore
 

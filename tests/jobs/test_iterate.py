@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from pipeline import images
-from pipeline.cleaning.proof import Arm, compare
-from pipeline.cleaning.rounds import Figures
+from pipeline.cleaning.loop.proof import Arm, compare
+from pipeline.cleaning.loop.rounds import Figures
 from pipeline.tar import TarWriter
 from tests.vsp_model.tiny import tiny_config
 from vsp_model.files import whole_or_absent

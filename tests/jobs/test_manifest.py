@@ -8,7 +8,7 @@ import shutil
 import clean_folder
 import pytest
 
-from pipeline.cleaning.manifest import read_manifest
+from pipeline.cleaning.manifest.read import read_manifest
 from pipeline.storage import LocalStore
 
 

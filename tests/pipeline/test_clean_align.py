@@ -9,8 +9,8 @@ import pytest
 from skimage.data import astronaut, coffee
 
 from pipeline import images
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.cleaning.settings import AlignConfig
-from pipeline.cleaning.tombstones import Tombstones
 from pipeline.faces.align import TEMPLATE
 from pipeline.faces.detect import DetectConfig, FaceDetector
 from pipeline.flow import FlowConfig

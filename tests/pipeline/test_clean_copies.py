@@ -10,11 +10,12 @@ import simplejpeg
 from constructed_pictures import astronaut
 
 from pipeline import images
-from pipeline.cleaning import copies_clumps, copies_search
-from pipeline.cleaning.copies import CopyConfig, Pairs, find_copies
-from pipeline.cleaning.copies_confirm import likeness
-from pipeline.cleaning.groups import Copy, group_copies
-from pipeline.cleaning.prints import (
+from pipeline.cleaning.copies import clumps as copies_clumps
+from pipeline.cleaning.copies import search as copies_search
+from pipeline.cleaning.copies.confirm import likeness
+from pipeline.cleaning.copies.find import CopyConfig, Pairs, find_copies
+from pipeline.cleaning.copies.groups import Copy, group_copies
+from pipeline.cleaning.copies.prints import (
     CROPS,
     PRINT_BYTES,
     hashes_of,
@@ -23,7 +24,7 @@ from pipeline.cleaning.prints import (
     phash_hex,
     thumbs_of,
 )
-from pipeline.cleaning.prints_waves import SIDE, mean, order, spread, transform
+from pipeline.cleaning.copies.waves import SIDE, mean, order, spread, transform
 from pipeline.shards import read_shard
 
 QUICK = CopyConfig(threads=1)

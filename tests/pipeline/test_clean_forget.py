@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cleaning import tables
-from pipeline.cleaning.chosen import Request, choose, plain_of, removal_of
-from pipeline.cleaning.forget import finish_pending, forget, is_pending
-from pipeline.cleaning.manifest import read_manifest
+from pipeline.cleaning.manifest.read import read_manifest
 from pipeline.cleaning.overrule import load
-from pipeline.cleaning.scan import Sought, scan
+from pipeline.cleaning.removal.chosen import Request, choose, plain_of, removal_of
+from pipeline.cleaning.removal.forget import finish_pending, forget, is_pending
+from pipeline.cleaning.removal.scan import Sought, scan
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.cleaning.tables import Inspected, read_table_rows
-from pipeline.cleaning.tombstones import Tombstones
 from pipeline.errors import UserError
 from pipeline.ledger import Ledger
 from pipeline.shards import read_shard
@@ -200,7 +200,7 @@ def test_keys_of_digits_and_common_words_raise_no_false_alarm(folder):
 
 
 def test_tombstones_and_the_pending_file_name_nobody(folder, monkeypatch):
-    monkeypatch.setattr("pipeline.cleaning.forget.scan", stop)
+    monkeypatch.setattr("pipeline.cleaning.removal.forget.scan", stop)
     with pytest.raises(Stop):
         remove(folder, person="bob")
     text = folder.read("_vsp/forgetting.json") + folder.read(tables.TOMBSTONES)
@@ -256,7 +256,9 @@ class Mortal(LocalStore):
 def test_a_removal_interrupted_at_any_change_is_finished(
     folder, tmp_path, monkeypatch, after, stride
 ):
-    monkeypatch.setattr("pipeline.cleaning.forget.open_store", lambda url: Mortal(url_path(url)))
+    monkeypatch.setattr(
+        "pipeline.cleaning.removal.forget.open_store", lambda url: Mortal(url_path(url))
+    )
     Mortal.after = after
     copy = tmp_path / "copy"
     num_steps = 1 - stride
@@ -298,9 +300,9 @@ def url_path(url):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import pipeline.cleaning.forget as forgetting
-from pipeline.cleaning.chosen import Request, choose, plain_of, removal_of
-from pipeline.cleaning.tombstones import Tombstones
+import pipeline.cleaning.removal.forget as forgetting
+from pipeline.cleaning.removal.chosen import Request, choose, plain_of, removal_of
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.storage import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 chosen = choose(store, Request(person="ann"))
@@ -352,7 +354,7 @@ def test_verify_sees_a_manifest_that_disagrees_with_the_shard(folder, template):
 
 def test_crops_keep_their_places_when_one_goes(template, tmp_path):
     """With crops cut first, the next steps count records of the crops' tar."""
-    from pipeline.cleaning.rewrite import Edit, rewrite_unit
+    from pipeline.cleaning.removal.rewrite import Edit, rewrite_unit
 
     store = LocalStore(tmp_path / "aligned")
     plan = clean_folder._begin(store, "align", clean_folder._units(template.source))

@@ -5,11 +5,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.cleaning.calibration.thresholds import CalibrateConfig, Level, Thresholds
+from pipeline.cleaning.copies.groups import Copy
 from pipeline.cleaning.gate import GateConfig, decide
-from pipeline.cleaning.groups import Copy
-from pipeline.cleaning.identities import Persons
+from pipeline.cleaning.persons.identities import Persons
 from pipeline.cleaning.tables import Decision, Inspected, schema_of
-from pipeline.cleaning.thresholds import CalibrateConfig, Level, Thresholds
 
 CONFIG = GateConfig()
 MODEL = 128

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.cleaning import neighbours
-from pipeline.cleaning.identities import IdentityConfig, Merge, find_persons, overlaps
-from pipeline.cleaning.neighbours import components, crossing_pairs, near_pairs
+from pipeline.cleaning.persons import neighbours
+from pipeline.cleaning.persons.identities import IdentityConfig, Merge, find_persons, overlaps
+from pipeline.cleaning.persons.neighbours import components, crossing_pairs, near_pairs
 
 CONFIG = IdentityConfig()
 

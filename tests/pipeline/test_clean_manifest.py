@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.cleaning import apply, query, tables
-from pipeline.cleaning.export import columns_of, export, safe
-from pipeline.cleaning.manifest import batches, find, parts, read_any, read_manifest, scan
-from pipeline.cleaning.query import ask
+from pipeline.cleaning import tables
+from pipeline.cleaning.manifest import apply, query
+from pipeline.cleaning.manifest.export import columns_of, export, safe
+from pipeline.cleaning.manifest.query import ask
+from pipeline.cleaning.manifest.read import batches, find, parts, read_any, read_manifest, scan
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.cleaning.tables import Decision, Inspected, read_table_rows
-from pipeline.cleaning.tombstones import Tombstones
 from pipeline.errors import UserError
 from pipeline.plan import find_shards, shard_units
 from pipeline.storage import LocalStore

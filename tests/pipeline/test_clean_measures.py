@@ -8,9 +8,9 @@ import pytest
 import simplejpeg
 from skimage import data
 
-from pipeline.cleaning.damage import KINDS, UNSEEN, damage
-from pipeline.cleaning.measures import Measures, classic_quality, measure
-from pipeline.cleaning.pose import pose
+from pipeline.cleaning.quality.damage import KINDS, UNSEEN, damage
+from pipeline.cleaning.quality.measures import Measures, classic_quality, measure
+from pipeline.cleaning.quality.pose import pose
 from pipeline.faces.align import TEMPLATE
 from pipeline.images import encode, resize
 

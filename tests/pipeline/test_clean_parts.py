@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.cleaning import overrule
-from pipeline.cleaning.calibration import SampleConfig, choose_faces
+from pipeline.cleaning.calibration.sample import SampleConfig, choose_faces
 from pipeline.cleaning.metadata import FieldMap, metadata_of
 from pipeline.cleaning.tables import (
     MANIFEST_SCHEMA,

@@ -11,8 +11,9 @@ import torch
 from scipy.stats import spearmanr
 from skimage import data
 
-from pipeline.cleaning import fit_quality, levels
-from pipeline.cleaning.damage import (
+from pipeline.cleaning.calibration import levels
+from pipeline.cleaning.quality import fit as fit_quality
+from pipeline.cleaning.quality.damage import (
     KINDS,
     TRAINED,
     UNSEEN,
@@ -21,7 +22,7 @@ from pipeline.cleaning.damage import (
     severity_of,
     strength_of,
 )
-from pipeline.cleaning.quality import QualityScorer, working_size
+from pipeline.cleaning.quality.scorer import QualityScorer, working_size
 from pipeline.errors import UserError
 from pipeline.images import decode, resize
 from pipeline.plan import find_shards

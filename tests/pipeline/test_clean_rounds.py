@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline import images
-from pipeline.cleaning import proof, rounds, sets
-from pipeline.cleaning.rounds import Figures, StopConfig
+from pipeline.cleaning.loop import proof, rounds, sets
+from pipeline.cleaning.loop.rounds import Figures, StopConfig
 from pipeline.cleaning.tables import MANIFEST_SCHEMA
 from pipeline.errors import UserError
 from pipeline.tar import TarWriter

@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 
 from pipeline.cleaning.accept import Verified, accept, content_change, doubt
-from pipeline.cleaning.closeness import Closeness
-from pipeline.cleaning.derive import longest_run, stranger_threshold, strangers, wilson
-from pipeline.cleaning.levels import LEVELS, damage
+from pipeline.cleaning.calibration.closeness import Closeness
+from pipeline.cleaning.calibration.derive import longest_run, stranger_threshold, strangers, wilson
+from pipeline.cleaning.calibration.levels import LEVELS, damage
+from pipeline.cleaning.calibration.thresholds import (
+    CalibrateConfig,
+    Thresholds,
+    Trial,
+    derive,
+    table_lines,
+)
 from pipeline.cleaning.tables import EMBEDDING_DIM, Decision, Inspected
-from pipeline.cleaning.thresholds import CalibrateConfig, Thresholds, Trial, derive, table_lines
 from pipeline.images import Pixels
 
 CONFIG = CalibrateConfig()

@@ -18,9 +18,9 @@ from review_folder import HOSTILE_KEYS, key_of, write_review
 from jobs import review
 from pipeline import images
 from pipeline.cleaning import overrule
-from pipeline.cleaning.attributes import COLUMNS
-from pipeline.cleaning.coverage import SMALL, coverage, lines
-from pipeline.cleaning.manifest import read_manifest
+from pipeline.cleaning.manifest.attributes import COLUMNS
+from pipeline.cleaning.manifest.coverage import SMALL, coverage, lines
+from pipeline.cleaning.manifest.read import read_manifest
 from pipeline.cleaning.tables import MANIFEST, OVERRULE
 from pipeline.errors import RunError, UserError
 from pipeline.ledger import PLAN, Ledger

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.cleaning.levels import level_of
+from pipeline.cleaning.calibration.levels import level_of
 
 if TYPE_CHECKING:
-    from pipeline.cleaning.thresholds import CalibrateConfig, Level, Refusal, Thresholds
+    from pipeline.cleaning.calibration.thresholds import CalibrateConfig, Level, Refusal, Thresholds
 
 
 def conclusion(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cleaning import parquet
+from pipeline.cleaning.manifest import parquet
 from pipeline.cleaning.tables import (
     EMBEDDING_DIM,
     IDENTITIES,
@@ -57,7 +57,7 @@ def shared_people(ours: Store, theirs: Store) -> tuple[Sequence[str], Rows]:
     Raises:
         UserError: If one of them holds no embeddings.
     """
-    from pipeline.cleaning.identities import IdentityConfig, overlaps
+    from pipeline.cleaning.persons.identities import IdentityConfig, overlaps
 
     one, vectors = _faces(ours)
     two, others = _faces(theirs)

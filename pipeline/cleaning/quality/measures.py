@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cleaning.jpeg_tables import jpeg_quality
-from pipeline.cleaning.spectrum import native_share
+from pipeline.cleaning.quality.jpeg_tables import jpeg_quality
+from pipeline.cleaning.quality.spectrum import native_share
 from pipeline.images import Pixels
 
 Floats = NDArray[np.float32]

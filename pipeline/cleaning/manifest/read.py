@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.cleaning import parquet
+from pipeline.cleaning.manifest import parquet
 from pipeline.cleaning.tables import MANIFEST, MANIFEST_SCHEMA
 from pipeline.errors import UserError
 from pipeline.storage import LocalStore, Store, is_remote, open_input, open_store

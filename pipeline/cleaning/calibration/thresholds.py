@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.cleaning.derive import longest_run, stranger_threshold, strangers, wilson
-from pipeline.cleaning.levels import LEVELS
+from pipeline.cleaning.calibration.derive import longest_run, stranger_threshold, strangers, wilson
+from pipeline.cleaning.calibration.levels import LEVELS
+from pipeline.cleaning.calibration.telling import conclusion, table_lines
 from pipeline.cleaning.tables import EMBEDDING_DIM, as_matrix
-from pipeline.cleaning.telling import conclusion, table_lines
 from pipeline.replica import Frozen
 
 __all__ = [
@@ -59,7 +59,7 @@ class CalibrateConfig(Frozen):
     min_genuine: float = Field(0.9, gt=0, le=1)
     same_person: float = Field(0.6, gt=0, le=1)
     min_gain: float = Field(0.01, ge=0)
-    gaining: float = Field(0.9, gt=0.5, le=1)
+    gaining: float = Field(0.75, gt=0, le=1)
     passing: float = Field(0.975, gt=0.5, le=1)
     content_slack: float = Field(1.5, ge=1)
     agreeing: float = Field(0.75, gt=0, le=1)

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.cleaning import parquet, tables
-from pipeline.cleaning.removal import Places, Removal, keyed
-from pipeline.cleaning.tombstones import Tombstones, digest_of
+from pipeline.cleaning import tables
+from pipeline.cleaning.manifest import parquet
+from pipeline.cleaning.removal.pending import Places, Removal, keyed
+from pipeline.cleaning.removal.tombstones import Tombstones, digest_of
 from pipeline.errors import UserError
 from pipeline.shards import read_shard
 from pipeline.sidecar import read_rows

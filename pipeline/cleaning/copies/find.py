@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.cleaning import copies_search, prints
-from pipeline.cleaning.copies_clumps import gather
-from pipeline.cleaning.copies_confirm import likeness
-from pipeline.cleaning.ordered import ordered
+from pipeline.cleaning.copies import prints
+from pipeline.cleaning.copies import search as copies_search
+from pipeline.cleaning.copies.clumps import gather
+from pipeline.cleaning.copies.confirm import likeness
+from pipeline.cleaning.copies.ordered import ordered
 from pipeline.replica import Frozen
 
 Places = NDArray[np.int64]

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 
-from pipeline.cleaning.manifest import rows
+from pipeline.cleaning.manifest.read import rows
 
 What = Literal["decisions", "clean", "changes"]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

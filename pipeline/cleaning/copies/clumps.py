@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cleaning import copies_search, prints
-from pipeline.cleaning.copies_confirm import likeness
+from pipeline.cleaning.copies import prints
+from pipeline.cleaning.copies import search as copies_search
+from pipeline.cleaning.copies.confirm import likeness
 
 Places = NDArray[np.int64]
 

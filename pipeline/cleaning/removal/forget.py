@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.cleaning import overrule, parquet, tables
-from pipeline.cleaning.chosen import Plain
-from pipeline.cleaning.removal import PENDING, Removal
-from pipeline.cleaning.rewrite import Edit, replace_table, rewrite_unit, write_table
-from pipeline.cleaning.scan import Report, Sought, scan
-from pipeline.cleaning.tombstones import Tombstones
+from pipeline.cleaning import overrule, tables
+from pipeline.cleaning.manifest import parquet
+from pipeline.cleaning.removal.chosen import Plain
+from pipeline.cleaning.removal.pending import PENDING, Removal
+from pipeline.cleaning.removal.rewrite import Edit, replace_table, rewrite_unit, write_table
+from pipeline.cleaning.removal.scan import Report, Sought, scan
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.ledger import JOURNAL, Ledger
 from pipeline.locks import wait_exclusive
 from pipeline.plan import Plan

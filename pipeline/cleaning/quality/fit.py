@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from skimage import data as skimage_data
 
-from pipeline.cleaning.damage import TRAINED, Kind, damage, severity_of
+from pipeline.cleaning.quality.damage import TRAINED, Kind, damage, severity_of
 from pipeline.errors import UserError
 from pipeline.images import Pixels, decode, encode, new_batch, resize, to_model
 from pipeline.training.ahead import run_ahead

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.cleaning import parquet, tables
-from pipeline.cleaning.removal import PLACEHOLDER
+from pipeline.cleaning import tables
+from pipeline.cleaning.manifest import parquet
+from pipeline.cleaning.removal.pending import PLACEHOLDER
 from pipeline.cleaning.tables import Cleaned, Decision, Entry, Inspected, Private
 from pipeline.commit import Attempt, commit_name, roll_forward
 from pipeline.plan import Plan

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cleaning.prints import THUMB
-from pipeline.cleaning.prints_waves import centres, transform
+from pipeline.cleaning.copies.prints import THUMB
+from pipeline.cleaning.copies.waves import centres, transform
 
 Floats = NDArray[np.float32]
 

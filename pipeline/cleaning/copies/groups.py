@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cleaning.copies import Pairs
+from pipeline.cleaning.copies.find import Pairs
 from pipeline.cleaning.tables import CopyKind
 
 # Identity embeddings below this cosine are of different people: see docs/duplicates.md.

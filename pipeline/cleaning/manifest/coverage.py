@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.cleaning.attributes import COLUMNS, Axis, Tally, tally
+from pipeline.cleaning.manifest.attributes import COLUMNS, Axis, Tally, tally
 
 SMALL = 10
 """Groups of fewer images say little; they are marked, and never called unequal."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.cleaning.neighbours import components, crossing_pairs, near_pairs
+from pipeline.cleaning.persons.neighbours import components, crossing_pairs, near_pairs
 from pipeline.replica import Frozen
 
 Embeddings = NDArray[np.float32]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.cleaning.tombstones import Tombstones
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.storage import OWN_FOLDER, Store, load_json
 
 PENDING = f"{OWN_FOLDER}/forgetting.json"

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cleaning.prints_waves import (
+from pipeline.cleaning.copies.waves import (
     SIDE,
     Array,
     centres,

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.cleaning.export import STAYS
-from pipeline.cleaning.manifest import read_manifest
+from pipeline.cleaning.manifest.export import STAYS
+from pipeline.cleaning.manifest.read import read_manifest
 from pipeline.storage import Store
 
 Table = tuple[str, Sequence[str], list[Sequence[Any]]]

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.cleaning import parquet
-from pipeline.cleaning.chosen import Plain
-from pipeline.cleaning.removal import PENDING, Removal
-from pipeline.cleaning.rewrite import BY_INDEX
+from pipeline.cleaning.manifest import parquet
+from pipeline.cleaning.removal.chosen import Plain
+from pipeline.cleaning.removal.pending import PENDING, Removal
+from pipeline.cleaning.removal.rewrite import BY_INDEX
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.cleaning.tables import (
     EMBEDDING_DIM,
     MANIFEST_SCHEMA,
@@ -32,7 +33,6 @@ from pipeline.cleaning.tables import (
     Reason,
     Verdict,
 )
-from pipeline.cleaning.tombstones import Tombstones
 from pipeline.plan import Plan, Unit
 from pipeline.sample import split_name
 from pipeline.sidecar import SCHEMA, Status, sha256

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from pipeline.cleaning import tables
 from pipeline.cleaning.metadata import FieldMap, metadata_of
+from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.cleaning.tables import Decision, Inspected
-from pipeline.cleaning.tombstones import Tombstones
 from pipeline.errors import UserError
 from pipeline.plan import Unit
 from pipeline.sample import Sample
@@ -229,7 +229,7 @@ def _decision(seen: Inspected, row: Mapping[str, Any] | None) -> tuple[Decision,
 
 def compare(store: Store, applied: Applied) -> tuple[int, int]:
     """How many restored faces came out as the manifest has them, and how many did not."""
-    from pipeline.cleaning.manifest import read_manifest
+    from pipeline.cleaning.manifest.read import read_manifest
 
     made = read_manifest(store, ["sha256", "sha256_out", "outcome"])
     same = other = 0

@@ -1,0 +1,1 @@
+"""Training and cleaning in turns: figures, stop rule, proof."""

@@ -1,0 +1,1 @@
+"""Reading the record of a cleaning run: questions, lists, coverage."""

@@ -1,0 +1,1 @@
+"""What is measured of a picture: classic measures, the quality score, known damage."""

@@ -1,0 +1,1 @@
+"""A removal request: what goes, what is left, and the proof."""
