@@ -193,6 +193,7 @@ def test_a_mistake_is_one_line(vsp, faces, tmp_path, arguments, told):
 # ------------------------------------------------------------------------- with identity network
 
 
+@pytest.mark.slow
 def test_embeddings_are_gone_at_the_end_unless_they_are_wanted(vsp, faces, some_weights, tmp_path):
     ask = ("clean", faces / "set", tmp_path / "out", "--weights", some_weights, "--threads", 1,
            "--calibrate-faces", 4, "--set", "sample.min_detail=0")  # fmt: skip

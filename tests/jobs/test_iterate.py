@@ -404,6 +404,7 @@ def test_status_tells_what_is_done(iterate, doubles):
 # ------------------------------------------------------------------------------ real trainings
 
 
+@pytest.mark.slow
 def test_a_training_that_takes_too_long_is_stopped_and_goes_on_with_more_minutes(iterate, place):
     slow = ("--only", "round-0/train/prior", "--no-proof")
     code, _, err = iterate(*slow, "--set", "max_minutes=0.000001")

@@ -350,3 +350,9 @@ def test_precision_and_recall_on_real_faces(shared_dir):
     true = {(n, n + len(originals), False) for n in range(len(originals))}
     assert len(ours & true) / len(true) >= 0.98
     assert len(ours & true) / len(ours) >= 0.99
+
+
+def test_pictures_that_are_all_unlike_are_not_compared_further():
+    thumbs = np.random.default_rng(0).normal(size=(2, 24, 24)).astype(np.float32)
+    assert (likeness(thumbs[:1], thumbs[1:], wanted=2.0) < 1).all()
+    assert likeness(thumbs[:0], thumbs[:0]).shape == (0,)

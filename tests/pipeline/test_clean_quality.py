@@ -241,6 +241,7 @@ def test_calibration_makes_the_reference_even():
     assert np.quantile(told, (0.25, 0.5, 0.75)) == pytest.approx((0.25, 0.5, 0.75), abs=0.12)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_network_that_scores(tmp_path, capsys):
     from jobs.cli import main
     from pipeline.images import encode

@@ -144,13 +144,13 @@ def _moved_and_slopes(grid: _Grid, spectra: Floats, cuts: Floats) -> tuple[Float
         [by_x * first, by_x * last, by_y * first[:, None], by_y * last[:, None]], axis=1
     )
     slopes *= _both_inside(rows, columns)[:, None]
-    return _product(half, across), slopes.reshape(len(spectra), 4, -1)
+    return _product(half, across), slopes.reshape(len(spectra), 4, len(grid.at) ** 2)
 
 
 def _step(moved: Floats, slopes: Floats, goal: Floats) -> Floats:
     """What to add to the cuts, (N, 4): least squares of the difference."""
     num = len(moved)
-    rest = (goal - moved).reshape(num, -1, 1)
+    rest = (goal - moved).reshape(num, moved.shape[1] * moved.shape[2], 1)
     normal = slopes @ slopes.transpose(0, 2, 1)
     size = np.einsum("nkk->n", normal)[:, None, None] * np.float32(_DAMPING) + np.float32(1e-6)
     normal += size * np.eye(4, dtype=np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline import images
-from pipeline.cleaning.rounds import number
+from pipeline.cleaning.loop.rounds import number
 from pipeline.images import Pixels
 from pipeline.metrics.pixels import Values
 from pipeline.replica import Frozen
