@@ -119,12 +119,13 @@ def command(
         restart=restart,
         only_failed=only_failed,
         dry_run=dry_run,
+        as_json=as_json,
     )
     try:
         end = run_clean(request, flags)
     except Stopped:
         return EXIT_STOPPED
-    if as_json:
+    if as_json and not dry_run:
         typer.echo(json.dumps(end_facts(end, out)))
     else:
         show(end, out)

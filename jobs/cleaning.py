@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pipeline.runner import Summary
 
 
+EXIT_BAD_RECORDS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class CleanRequest:
     """What is to be cleaned, and how.
@@ -87,6 +90,7 @@ def run_clean(request: CleanRequest, flags: RunFlags) -> CleanEnd:
         Stopped: By a signal.
     """
     from jobs.cleaning_plan import make_run, tell_plan
+    from jobs.cleaning_steps import check_out, start_over
     from pipeline.cleaning.removal.forget import finish_pending
     from pipeline.locks import run_lock
 
@@ -94,18 +98,22 @@ def run_clean(request: CleanRequest, flags: RunFlags) -> CleanEnd:
     if flags.dry_run:
         tell_plan(run)
         return CleanEnd(0)
+    check_out(run)
     run.begin()
     with run_lock(run.store):
         finish_pending(run.store)
-        return _all_steps(run)
+        return _all_steps(start_over(run) if flags.restart else run)
 
 
 def _all_steps(run: "CleanRun") -> CleanEnd:
     from jobs import cleaning_steps as steps
+    from jobs.cleaning_estimate import tell_estimate
     from jobs.cleaning_plan import take_crops
 
+    tell_estimate(run)
+    is_whole = True
     if run.request.align:
-        steps.align(run)
+        is_whole = steps.align(run)
         run = take_crops(run)
     steps.inspect(run)
     thresholds = steps.calibrate(run)
@@ -113,7 +121,8 @@ def _all_steps(run: "CleanRun") -> CleanEnd:
     summary = steps.clean(run)
     if not run.request.keep_embeddings and not summary.stopped and summary.exit_code != 1:
         steps.remove_embeddings(run)
-    return _end(run, summary, thresholds)
+    code = summary.exit_code or (0 if is_whole else EXIT_BAD_RECORDS)
+    return _end(run, code, thresholds)
 
 
 def run_decided(request: CleanRequest, flags: RunFlags) -> "Summary":
@@ -133,7 +142,7 @@ def run_decided(request: CleanRequest, flags: RunFlags) -> "Summary":
         return steps.clean(run)
 
 
-def _end(run: "CleanRun", summary: "Summary", thresholds: "Thresholds | None") -> CleanEnd:
+def _end(run: "CleanRun", code: int, thresholds: "Thresholds | None") -> CleanEnd:
     """Count what became of the images."""
     from pipeline.cleaning.manifest.read import read_manifest
 
@@ -143,7 +152,7 @@ def _end(run: "CleanRun", summary: "Summary", thresholds: "Thresholds | None") -
     for row in read_manifest(run.store, columns).to_pylist():
         counts[row["outcome"]] += 1
         reasons[f"{row['outcome']}: {row['fallback'] or row['decision_reason']}"] += 1
-    return CleanEnd(summary.exit_code, counts, reasons, thresholds)
+    return CleanEnd(code, counts, reasons, thresholds)
 
 
 def show(end: CleanEnd, out: str) -> None:

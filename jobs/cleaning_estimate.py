@@ -1,13 +1,18 @@
 """What a cleaning run will take, measured on a few of its own images before it begins."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import typer
+
 from jobs.cleaning_plan import CleanRun
 from jobs.display import duration
+from pipeline.cleaning.tables import FACES
+from pipeline.storage import load_json
 
 if TYPE_CHECKING:
     from pipeline.sample import Sample
@@ -112,27 +117,30 @@ def _model_s(run: CleanRun) -> float:
         torch.set_num_threads(threads_before)
 
 
-def num_faces(run: CleanRun, out: str) -> int:
-    """How many faces the calibration takes: what the folder was begun with, or what time allows.
+def tell_estimate(run: CleanRun) -> None:
+    """Say what a run will take that begins now, and fix how many faces the calibration takes.
 
-    It is part of the calibration's plan, so that a run that goes on elsewhere takes the same.
+    The number is written down before the first step: it comes of a timing, and a run that is killed
+    and goes on must take the same.
     """
-    from jobs.running import existing_settings
+    if run.store.stat(FACES) is not None and run.request.faces is None:
+        return
+    expected = estimate(run)
+    faces = run.request.faces or allowed_faces(expected)
+    run.store.write(FACES, json.dumps({"faces": faces}).encode())
+    for line in lines(expected, run):
+        typer.echo(line, err=True)
 
-    there = None if run.flags.restart else existing_settings(out).get("faces")
-    if run.request.faces is not None:
-        return run.request.faces
-    if there is not None:
-        return int(there)
-    return allowed_faces(estimate(run))
+
+def num_faces(run: CleanRun) -> int:
+    """How many faces the calibration takes."""
+    return int(str(load_json(run.store, FACES)["faces"]))
 
 
 def allowed_faces(expected: Estimate) -> int:
-    """As many as 10 % of the run's time or five minutes allow, whichever is more."""
+    """128 where 10 % of the run's time or five minutes allow it, whichever is more; else 64."""
     budget_s = max(ALWAYS_S, SHARE_OF_RUN * (expected.inspect_s + expected.restore_s))
-    if not expected.trial_s:
-        return USUAL_FACES
-    return int(min(USUAL_FACES, max(LEAST_FACES, budget_s / expected.trial_s)))
+    return USUAL_FACES if USUAL_FACES * expected.trial_s <= budget_s else LEAST_FACES
 
 
 def lines(expected: Estimate, run: CleanRun) -> list[str]:

@@ -1,7 +1,8 @@
 """A cleaning run put together: input, networks, settings; and what is told before it begins."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import typer
 
 from jobs.cleaning import CleanRequest
 from jobs.running import RunFlags
+from pipeline.cleaning import overrule
 from pipeline.cleaning.look import LookConfig
 from pipeline.cleaning.settings import CleanSettings
 from pipeline.cleaning.tables import CALIBRATE
@@ -68,16 +70,12 @@ class CleanRun:
         return open_store(self.out)
 
     def begin(self) -> None:
-        """Make the output folder and put the user's verdicts into it."""
-        from pipeline.cleaning import overrule
+        """Make the output folder."""
         from pipeline.plan import make_out
         from pipeline.storage import LocalStore
 
         if isinstance(self.store, LocalStore):
             make_out(self.store.root)
-        if self.request.overrule is not None:
-            verdicts = overrule.read_file(self.request.overrule)
-            overrule.save(self.store, overrule.load(self.store) | verdicts)
         if not self.look.identity:
             typer.echo(ADD_IDENTITY, err=True)
 
@@ -93,6 +91,8 @@ def make_run(request: CleanRequest, flags: RunFlags) -> CleanRun:
     from pipeline.cleaning.quality.scorer import QualityScorer
     from pipeline.replica import ReplicaConfig
 
+    if request.overrule is not None:
+        overrule.read_file(request.overrule)  # a wrong line is told before hours of work
     sources = find_shards(request.source)
     root = request.source if Path(request.source).is_dir() else None
     check_apart(sources, request.out, root)
@@ -172,6 +172,10 @@ def tell_plan(run: CleanRun) -> None:
     """Say what would be done, and nothing else."""
     from jobs.cleaning_estimate import estimate, lines
 
+    if run.flags.as_json:
+        facts = asdict(estimate(run)) | {"settings": run.settings.model_dump(mode="json")}
+        typer.echo(json.dumps(facts))
+        return
     typer.echo(run.settings.model_dump_json(indent=1))
     if not run.look.identity:
         typer.echo(ADD_IDENTITY, err=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,19 +16,22 @@ from pipeline.cleaning import overrule
 from pipeline.cleaning.tables import (
     ALIGNED,
     CALIBRATE,
-    DECISIONS,
+    FACES,
+    GROUPS,
     INSPECT,
     PRIVATE,
     THRESHOLDS,
-    THRESHOLDS_OF,
 )
-from pipeline.ledger import Ledger
+from pipeline.ledger import PLAN, Ledger
 from pipeline.plan import Unit, difference
-from pipeline.storage import OWN_FOLDER, Store, open_store
+from pipeline.storage import OWN_FOLDER, open_store
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.cleaning.calibration.thresholds import Thresholds, Trial
     from pipeline.runner import Summary
+    from pipeline.stages.clean import CleanConfig
 
 
 def _run(job: Job, what: str, flags: RunFlags) -> "Summary":
@@ -44,8 +46,12 @@ def _run(job: Job, what: str, flags: RunFlags) -> "Summary":
 # -------------------------------------------------------------------------------------- align
 
 
-def align(run: CleanRun) -> None:
-    """Cut the faces out of whatever the input holds, into shards of crops."""
+def align(run: CleanRun) -> bool:
+    """Cut the faces out of whatever the input holds, into shards of crops.
+
+    Returns:
+        Whether every photo could be read.
+    """
     from pipeline.stages.align import AlignStage
 
     config = run.settings.align
@@ -53,7 +59,7 @@ def align(run: CleanRun) -> None:
     out = f"{run.out}/{ALIGNED}"
     provenance = AlignStage(config, run.out).provenance
     job = Job("align", stage, provenance, run.units, out, versions=versions())
-    _run(job, "faces cut out", _codec_flags(run))
+    return not _run(job, "faces cut out", _codec_flags(run)).num_bad
 
 
 # ------------------------------------------------------------------------------------ inspect
@@ -73,10 +79,23 @@ def inspect(run: CleanRun) -> None:
     stage = partial(InspectStage, config)
     out = f"{run.out}/{INSPECT}"
     job = Job("inspect", stage, config.provenance, run.units, out, versions=versions())
+    if _is_unfinished(run, out):  # what is found anew has to be compared, and decided about, anew
+        run.store.remove(GROUPS)
+        run.store.remove(THRESHOLDS)
     _run(job, "inspected", _codec_flags(run))
     if _take_back(run):
         typer.echo("embeddings are needed again: looking at their shards once more", err=True)
-        _run(job, "inspected", replace(_codec_flags(run), restart=False))
+        _run(job, "inspected", replace(_codec_flags(run), only_failed=False))
+
+
+def _is_unfinished(run: CleanRun, out: str) -> bool:
+    """Whether images are still to be looked at."""
+    ledger = Ledger(open_store(out))
+    there = ledger.plan()
+    if there is None or {unit.shard for unit in run.units} - ledger.committed(there):
+        return True
+    failed = (record["counts"].get("failed") for record in ledger.commits(there))
+    return run.flags.only_failed and any(failed)
 
 
 def _codec_flags(run: CleanRun) -> RunFlags:
@@ -156,23 +175,16 @@ def calibrate(run: CleanRun) -> "Thresholds | None":
         settings.calibrate.model_dump(mode="json"),
     ])  # fmt: skip
     there = load_thresholds(run.store)
-    if there is None or not _is_of(run.store, digest):
+    if there is None or there.derived_from != digest:
         if job.units:
             what = "calibration: faces tried at five levels of damage"
             _run(job, what, _model_flags(run))
         there = derive(_trials(job), run.settings.calibrate, facts)
+        there = there.model_copy(update={"derived_from": digest})
         run.store.write(THRESHOLDS, there.model_dump_json(indent=1).encode())
-        run.store.write(THRESHOLDS_OF, json.dumps({"digest": digest}).encode())
     for line in table_lines(there):
         typer.echo(line, err=True)
     return there
-
-
-def _is_of(store: Store, digest: str) -> bool:
-    try:
-        return bool(json.loads(store.read(THRESHOLDS_OF)).get("digest") == digest)
-    except FileNotFoundError:
-        return False
 
 
 def _digest(facts: Any) -> str:
@@ -189,15 +201,15 @@ def _trials_job(run: CleanRun) -> "tuple[Job, dict[str, str]]":
 
     out = f"{run.out}/{CALIBRATE}"
     closeness = Closeness(run.lpips)
-    faces = num_faces(run, out)
+    faces = num_faces(run)
     config = TrialsConfig.model_validate(
         dict(run.values) | {"look": run.look, "lpips": run.lpips, "faces": faces,
                             "closeness_sha256": closeness.sha256, "names": run.settings.names}
     )  # fmt: skip
     seen = load_seen(run.store, [unit.shard for unit in run.units])
-    sources = {unit.shard: unit.source for unit in run.units}
+    by_shard = {unit.shard: unit for unit in run.units}
     sample = run.settings.sample.model_copy(update={"faces": faces})
-    batches = choose_faces(seen, sources, run.model_size, run.request.seed, sample)
+    batches = choose_faces(seen, by_shard, run.model_size, run.request.seed, sample)
 
     def begin() -> None:
         store = open_store(out)
@@ -250,22 +262,83 @@ def decide(run: CleanRun, thresholds: "Thresholds | None") -> None:
     """Compare all images with each other and decide about each."""
     from pipeline.cleaning import decide as deciding
 
-    seen = deciding.load_seen(run.store, [unit.shard for unit in run.units])
+    shards = [unit.shard for unit in run.units]
+    seen = deciding.load_seen(run.store, shards)
     digest = _groups_digest(run)
     if deciding.has_groups(run.store, digest):
         groups = deciding.load_groups(run.store)
     else:
         groups = deciding.find_groups(run.store, seen, digest, run.settings)
-    situation = deciding.Situation(
-        thresholds, overrule.load(run.store), run.model_size, bool(run.look.identity)
-    )
-    decisions = deciding.decide_all(run.store, seen, groups, situation, run.settings.gate)
+    verdicts = _verdicts(run, seen)
+    situation = deciding.Situation(thresholds, verdicts, run.model_size, bool(run.look.identity))
+    decisions = deciding.decide_all(run.store, shards, seen, groups, situation, run.settings.gate)
     counts = Counter(each.decision for each in decisions)
     told = ", ".join(f"{count} {decision}" for decision, count in sorted(counts.items()))
     typer.echo(f"decided: {told}", err=True)
 
 
+def _verdicts(run: CleanRun, seen: "pa.Table") -> overrule.Overrules:
+    """What a person decided, the user's file included; of unknown keys nothing is kept."""
+    there = overrule.load(run.store)
+    if run.request.overrule is None:
+        return there
+    keys = set(seen["key"].to_pylist())
+    more = overrule.read_file(run.request.overrule)
+    known = {place: verdict for place, verdict in more.items() if place[1] in keys}
+    if len(known) < len(more):
+        first = next(key for _, key in more if key not in keys)
+        typer.echo(
+            f"{run.request.overrule}: {len(more) - len(known)} of {len(more)} keys are not in this "
+            f"set, the first {first!a}", err=True,
+        )  # fmt: skip
+    joined = overrule.joined(there, known)
+    overrule.save(run.store, joined)
+    return joined
+
+
 # -------------------------------------------------------------------------------------- clean
+
+
+def check_out(run: CleanRun) -> None:
+    """Refuse an output folder that is not this run's, before hours of work.
+
+    Raises:
+        UserError: If it holds something else, or was begun otherwise.
+    """
+    from pipeline.plan import check_own
+
+    there = Ledger(run.store).plan()
+    if there is None:
+        check_own(run.store, None, set())
+    else:
+        config = there.config if run.flags.restart else _clean_config(run).provenance.config
+        _check_same(run, config)
+
+
+def start_over(run: CleanRun) -> CleanRun:
+    """Forget what every step has done; killed here, the same command forgets the rest.
+
+    Returns:
+        The run, which has no more to forget.
+    """
+    for place in (run.out, *(f"{run.out}/{step}" for step in (CALIBRATE, INSPECT, ALIGNED))):
+        ledger = Ledger(open_store(place))
+        there = ledger.plan()
+        if there is not None:
+            ledger.forget(there, sorted(ledger.committed(there)), outputs=True)
+            ledger.store.remove(PLAN)
+    for name in (GROUPS, THRESHOLDS, FACES):
+        run.store.remove(name)
+    return replace(run, flags=replace(run.flags, restart=False))
+
+
+def _clean_config(run: CleanRun) -> "CleanConfig":
+    from pipeline.stages.clean import CleanConfig
+
+    return CleanConfig.model_validate(
+        dict(run.values) | {"look": run.look, "scorer_sha256": run.scorer_sha256,
+                            "align": _aligner(run)}
+    )  # fmt: skip
 
 
 def clean(run: CleanRun) -> "Summary":
@@ -274,13 +347,13 @@ def clean(run: CleanRun) -> "Summary":
     Raises:
         Stopped: By a signal.
     """
-    from pipeline.stages.clean import CleanConfig, CleanStage
+    from pipeline.cleaning.decide import version_of
+    from pipeline.stages.clean import CleanStage
 
-    config = CleanConfig.model_validate(
-        dict(run.values) | {"look": run.look, "scorer_sha256": run.scorer_sha256,
-                            "align": _aligner(run)}
-    )  # fmt: skip
-    units = tuple(_with_decisions(run.store, unit) for unit in run.units)
+    config = _clean_config(run)
+    units = tuple(
+        replace(unit, version=version_of(run.store, unit.version, unit.shard)) for unit in run.units
+    )
     grows, again = _changed(run, units, config.provenance.config)
     job = Job(
         "clean", partial(CleanStage, config), config.provenance, units, run.out,
@@ -297,26 +370,30 @@ def _aligner(run: CleanRun) -> str:
     return AlignStage(run.settings.align, run.out).provenance.config
 
 
-def _with_decisions(store: Store, unit: Unit) -> Unit:
-    """The unit under the decisions about it, and what they are verified by: part of the input."""
-    digest = hashlib.sha256(store.read(f"{DECISIONS}/{unit.shard}.parquet"))
-    with suppress(FileNotFoundError):  # nothing was calibrated
-        digest.update(store.read(THRESHOLDS))
-    return replace(unit, version=f"{unit.version} {digest.hexdigest()[:16]}")
-
-
 def _changed(run: CleanRun, units: tuple[Unit, ...], config: str) -> tuple[bool, frozenset[str]]:
     """Whether the folder's plan goes on, and its finished shards that are to be done again.
 
     Raises:
         UserError: If the folder was begun with other settings.
     """
-    from pipeline.errors import UserError
-
     ledger = Ledger(run.store)
     there = ledger.plan()
-    if there is None or run.flags.restart:
+    if there is None:
         return False, frozenset()
+    _check_same(run, config)
+    before = {unit.shard: unit.version for unit in there.units}
+    done = ledger.committed(there)
+    again = {u.shard for u in units if u.shard in done and before.get(u.shard) != u.version}
+    if run.flags.only_failed:
+        again |= {r["shard"] for r in ledger.commits(there) if r["counts"].get("failed")}
+    return True, frozenset(again)
+
+
+def _check_same(run: CleanRun, config: str) -> None:
+    from pipeline.errors import UserError
+
+    there = Ledger(run.store).plan()
+    assert there, "a plan to compare with"
     if there.job != "clean":
         raise UserError(f"{run.out}: begun by `vsp {there.job}`; choose another OUT")
     if changed := difference(there.settings, json.loads(config)):
@@ -324,12 +401,6 @@ def _changed(run: CleanRun, units: tuple[Unit, ...], config: str) -> tuple[bool,
             f"{run.out}: begun with other settings ({changed}); "
             "choose another OUT, or start over with --restart"
         )
-    before = {unit.shard: unit.version for unit in there.units}
-    done = ledger.committed(there)
-    again = {u.shard for u in units if u.shard in done and before.get(u.shard) != u.version}
-    if run.flags.only_failed:
-        again |= {r["shard"] for r in ledger.commits(there) if r["counts"].get("failed")}
-    return True, frozenset(again)
 
 
 def remove_embeddings(run: CleanRun) -> None:

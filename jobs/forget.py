@@ -66,6 +66,7 @@ def _cleaned(out: str) -> "Store":
     Raises:
         UserError: If it is none.
     """
+    from pipeline.cleaning.manifest.apply import APPLIED
     from pipeline.cleaning.tables import INSPECT
     from pipeline.errors import UserError
     from pipeline.ledger import Ledger
@@ -74,7 +75,8 @@ def _cleaned(out: str) -> "Store":
     store = open_store(out)
     plan = Ledger(store).plan()
     begun = Ledger(open_store(f"{out.rstrip('/')}/{INSPECT}")).plan()
-    if (plan is None and begun is None) or (plan is not None and plan.job != "clean"):
+    has_begun = plan or begun or store.stat(APPLIED)
+    if not has_begun or (plan is not None and plan.job != "clean"):
         raise UserError(f"{out}: no run of `vsp clean` has begun here; give its OUT")
     return store
 

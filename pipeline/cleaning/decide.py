@@ -4,15 +4,18 @@ What needs embeddings is found once and kept as numbers of groups, so that embed
 another threshold, or a person's verdict, costs seconds.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.cleaning.calibration.thresholds import Thresholds
 from pipeline.cleaning.copies.find import CopyConfig, find_copies
@@ -25,17 +28,15 @@ from pipeline.cleaning.tables import (
     DECISIONS,
     EMBEDDING_DIM,
     GROUPS,
-    GROUPS_OF,
     IDENTITIES,
     INSPECT,
     INSPECTED,
     PRIVATE,
-    CopyKind,
+    THRESHOLDS,
     Decision,
     Inspected,
     as_matrix,
     schema_of,
-    write_columns,
     write_rows,
 )
 from pipeline.replica import Frozen
@@ -103,9 +104,10 @@ def load_seen(store: Store, shards: Sequence[str]) -> pa.Table:
 
 
 def decide_all(
-    store: Store, seen: pa.Table, groups: Groups, situation: Situation, config: GateConfig
-) -> list[Decision]:
-    """Decide about every image and write the tables, one a shard.
+    store: Store, shards: Sequence[str], seen: pa.Table, groups: Groups, situation: Situation,
+    config: GateConfig,
+) -> list[Decision]:  # fmt: skip
+    """Decide about every image and write the tables, one a shard, of empty shards too.
 
     Returns:
         One decision an image, in the order of `seen`.
@@ -120,9 +122,9 @@ def decide_all(
         situation.has_identity,
         config,
     )
-    by_shard: dict[str, list[Decision]] = {}
+    by_shard: dict[str, list[Decision]] = {shard: [] for shard in shards}
     for shard, decision in zip(seen["shard"].to_pylist(), decisions, strict=True):
-        by_shard.setdefault(shard, []).append(decision)
+        by_shard[shard].append(decision)
     for shard, rows in by_shard.items():
         file = io.BytesIO()
         write_rows(file, rows, Decision)
@@ -142,10 +144,25 @@ def _write_if_new(store: Store, name: str, data: bytes) -> None:
 # ------------------------------------------------------------------------------------- groups
 
 
+def version_of(store: Store, unit_version: str, shard: str) -> str:
+    """The version of a shard under the decisions about it, and what they are verified by.
+
+    Args:
+        store: The cleaning run's output folder.
+        unit_version: Of the shard's input.
+        shard: Its name.
+    """
+    digest = hashlib.sha256(store.read(f"{DECISIONS}/{shard}.parquet"))
+    with suppress(FileNotFoundError):  # nothing was calibrated
+        digest.update(store.read(THRESHOLDS))
+    return f"{unit_version} {digest.hexdigest()[:16]}"
+
+
 def has_groups(store: Store, digest: str) -> bool:
     """Whether the groups that were kept are those known by this digest."""
     try:
-        return load_json(store, GROUPS_OF).get("digest") == digest
+        with store.open(GROUPS) as file:
+            return (pq.read_schema(file).metadata or {}).get(GROUPS_OF) == digest.encode()
     except FileNotFoundError:
         return False
 
@@ -159,30 +176,34 @@ def find_groups(store: Store, seen: pa.Table, digest: str, config: DecideConfig)
         digest: What they will be known by.
         config: How images are compared.
     """
-    private = _load_private(store, seen)
-    packed = private["prints"].to_pylist()
-    has_prints = np.array([value is not None for value in packed])
-    pairs = find_copies(as_matrix(packed, np.uint8, PRINT_BYTES), has_prints, config.copies)
-    embeddings = private["identity"].to_pylist()
-    has_identity = np.array([value is not None for value in embeddings])
-    vectors = as_matrix(embeddings, np.float32, EMBEDDING_DIM) if has_identity.any() else None
-    copies = group_copies(seen["sha256"].to_pylist(), pairs, _rank(seen), vectors)
+    prints, has_prints = _private(store, seen, "prints", np.uint8, PRINT_BYTES)
+    pairs = find_copies(prints, has_prints, config.copies)
+    del prints  # the largest thing held: 720 bytes an image
+    vectors, has_identity = _private(store, seen, "identity", np.float32, EMBEDDING_DIM)
+    known = vectors if has_identity.any() else None
+    copies = group_copies(seen["sha256"].to_pylist(), pairs, _rank(seen), known)
     persons = None
-    if vectors is not None:
-        named = seen["person"].to_pylist()
-        persons = find_persons(named, vectors, has_identity, config.identities)
+    if known is not None:
+        persons = find_persons(seen["person"].to_pylist(), known, has_identity, config.identities)
     groups = Groups(copies, persons)
-    _save_groups(store, seen, groups)
-    store.write(GROUPS_OF, json.dumps({"digest": digest}).encode())
+    _save_groups(store, seen, groups, digest)
     return groups
 
 
-def _load_private(store: Store, seen: pa.Table) -> pa.Table:
-    tables = []
+def _private(
+    store: Store, seen: pa.Table, name: str, dtype: Any, dim: int
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A column of the private tables as one matrix, and where it holds something."""
+    matrix, has = np.zeros((len(seen), dim), dtype), np.zeros(len(seen), np.bool_)
+    start = 0
     for shard in sorted(set(seen["shard"].to_pylist())):
         with store.open(f"{INSPECT}/{PRIVATE}/{shard}.parquet") as file:
-            tables.append(pq.read_table(file))
-    return pa.concat_tables(tables)
+            packed = pq.read_table(file, columns=[name])[name].to_pylist()
+        rows = slice(start, start + len(packed))
+        matrix[rows] = as_matrix(packed, dtype, dim)
+        has[rows] = [value is not None for value in packed]
+        start += len(packed)
+    return matrix, has
 
 
 def _rank(seen: pa.Table) -> list[tuple[float, ...]]:
@@ -197,6 +218,8 @@ def _rank(seen: pa.Table) -> list[tuple[float, ...]]:
 
 _GROUPS_SCHEMA = pa.schema(
     [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),
         pa.field("copy_group", pa.int64(), nullable=False),
         pa.field("copy_kind", pa.string()),
         pa.field("copy_of", pa.int64(), nullable=False),
@@ -206,29 +229,29 @@ _GROUPS_SCHEMA = pa.schema(
         pa.field("is_outlier", pa.bool_(), nullable=False),
     ]
 )
+GROUPS_OF = b"vsp.of"  # metadata of the Parquet schema: what the groups were found in
 
 
-def _save_groups(store: Store, seen: pa.Table, groups: Groups) -> None:
-    alone = Copy(NO_GROUP, None, NO_GROUP, 0.0)
-    persons = groups.persons
-    rows = []
-    for place, found in enumerate(groups.copies):
-        copy = found or alone
-        rows.append(
-            {
-                "copy_group": copy.group,
-                "copy_kind": copy.kind,
-                "copy_of": copy.of,
-                "copy_likeness": copy.likeness,
-                "identity_group": int(persons.group[place]) if persons else NO_GROUP,
-                "identity_likeness": float(persons.likeness[place]) if persons else np.nan,
-                "is_outlier": bool(persons.is_outlier[place]) if persons else False,
-            }
-        )
-    file = io.BytesIO()
-    write_columns(file, rows, _GROUPS_SCHEMA)
-    store.write(GROUPS, file.getvalue())
+def _save_groups(store: Store, seen: pa.Table, groups: Groups, digest: str) -> None:
+    """One row an image; what they were found in stands in the same file, so that both are new."""
+    copies, persons, count = groups.copies, groups.persons, len(seen)
+    columns = {
+        "shard": seen["shard"],
+        "index": seen["index"],
+        "copy_group": [copy.group if copy else NO_GROUP for copy in copies],
+        "copy_kind": [copy.kind if copy else None for copy in copies],
+        "copy_of": [copy.of if copy else NO_GROUP for copy in copies],
+        "copy_likeness": [copy.likeness if copy else 0.0 for copy in copies],
+        "identity_group": persons.group if persons else np.full(count, NO_GROUP),
+        "identity_likeness": persons.likeness if persons else np.full(count, np.nan),
+        "is_outlier": persons.is_outlier if persons else np.zeros(count, np.bool_),
+    }
+    schema = _GROUPS_SCHEMA.with_metadata({GROUPS_OF: digest.encode()})
+    table = pa.table(columns, schema=schema)
     store.write(IDENTITIES, _identities_json(seen, persons))
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    store.write(GROUPS, file.getvalue())
 
 
 def _identities_json(seen: pa.Table, persons: Persons | None) -> bytes:
@@ -247,26 +270,20 @@ def load_groups(store: Store) -> Groups:
     """Read what `find_groups` kept."""
     with store.open(GROUPS) as file:
         table = pq.read_table(file)
-    rows = table.to_pylist()
-    facts = load_json(store, IDENTITIES)
-    copies = [_copy(row) for row in rows]
+    names = ("copy_group", "copy_kind", "copy_of", "copy_likeness")
+    copies = [
+        None if group == NO_GROUP else Copy(group, kind, of, likeness)
+        for group, kind, of, likeness in zip(*(table[n].to_pylist() for n in names), strict=True)
+    ]
     group = table["identity_group"].to_numpy()
-    if (group == NO_GROUP).all() and not any(row["is_outlier"] for row in rows):
-        return Groups(copies, None)
-    merges = [Merge(str(a), str(b), float(c)) for a, b, c in _lists(facts, "merges")]
-    likeness = table["identity_likeness"].to_numpy()
     outlier = table["is_outlier"].to_numpy(zero_copy_only=False)
-    return Groups(copies, Persons(group, likeness, outlier, merges))
+    if (group == NO_GROUP).all() and not outlier.any():
+        return Groups(copies, None)
+    facts = load_json(store, IDENTITIES)
+    merges = [Merge(str(a), str(b), float(c)) for a, b, c in _lists(facts, "merges")]
+    return Groups(copies, Persons(group, table["identity_likeness"].to_numpy(), outlier, merges))
 
 
 def _lists(facts: Mapping[str, object], name: str) -> list[Any]:
     found = facts.get(name)
     return found if isinstance(found, list) else []
-
-
-def _copy(row: Mapping[str, object]) -> Copy | None:
-    if row["copy_group"] == NO_GROUP:
-        return None
-    kind: CopyKind | None = row["copy_kind"]  # type: ignore[assignment]
-    values = row["copy_group"], kind, row["copy_of"], row["copy_likeness"]
-    return Copy(*values)  # type: ignore[arg-type]

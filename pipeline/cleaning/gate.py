@@ -3,7 +3,7 @@
 What is looked at, the first that applies deciding:
 
 1.  under a tombstone: reject, `forgotten`; no image in the record: keep, `no_image`
-2.  refused or cut by the decoder: reject, `unusable`
+2.  refused or cut by the decoder: reject, `unusable`; not looked at: keep, `not_inspected`
 3.  no face, several faces, too small: reject
 4.  surely not the person that its field names: reject, `identity_outlier`
 5.  a copy of a better image that stays: reject, `duplicate_*`
@@ -59,14 +59,15 @@ class GateConfig(Frozen):
     outliers: Literal["reject", "keep"] = "reject"
 
 
-UNREADABLE = ("refused", "failed", "truncated")
+UNREADABLE = ("refused", "truncated")
 FIXED: tuple[Reason, ...] = ("forgotten", "unusable")
 """What no verdict of a person can change: there is nothing to keep or restore."""
 VERDICTS: dict[Overruled, Verdict] = {"accept": "restore", "keep": "keep", "reject": "reject"}
 DECISION_OF: dict[Reason, Verdict] = {
     "good": "keep", "not_worst": "keep", "no_profit": "keep", "identity_unmeasurable": "keep",
     "no_identity_net": "keep", "model_too_small": "keep", "uncalibrated": "keep",
-    "no_image": "keep", "worst": "restore", "no_face": "reject", "several_faces": "reject",
+    "no_image": "keep", "not_inspected": "keep", "worst": "restore",
+    "no_face": "reject", "several_faces": "reject",
     "too_small": "reject", "unusable": "reject", "duplicate_exact": "reject",
     "duplicate_near": "reject", "duplicate_flip": "reject", "identity_outlier": "reject",
     "forgotten": "reject",
@@ -115,7 +116,7 @@ def decide(
     reasons = _Reasons(np.full(len(seen), "", object))
     _unusable(seen, reasons, config)
     reasons.give(_outliers(persons, len(seen), config), "identity_outlier")
-    copies = _led_by_living(copies, ~reasons.open)
+    copies = _led_by_living(copies, ~reasons.open | _overruled_out(seen, overrules))
     _duplicates(copies, reasons, config)
     quality = _floats(seen, "quality")
     bound = _worst_bound(quality[reasons.open], config)
@@ -140,6 +141,7 @@ def _unusable(seen: pa.Table, reasons: _Reasons, config: GateConfig) -> None:
     reasons.give(status == "forgotten", "forgotten")
     reasons.give(status == "copied", "no_image")
     reasons.give(np.isin(status, UNREADABLE), "unusable")
+    reasons.give(status == "failed", "not_inspected")
     faces = _floats(seen, "num_faces")
     reasons.give(~(faces >= 1), "no_face")
     reasons.give(faces > 1, "several_faces")
@@ -157,6 +159,14 @@ def _outliers(persons: Persons | None, count: int, config: GateConfig) -> Mask:
     if persons is None or config.outliers == "keep":
         return np.zeros(count, np.bool_)
     return np.asarray(persons.is_outlier, np.bool_)
+
+
+def _overruled_out(seen: pa.Table, overrules: Overrules) -> Mask:
+    """Which a person has left out: their copies then have no better copy."""
+    if not overrules:
+        return np.zeros(len(seen), np.bool_)
+    places = zip(seen["shard"].to_pylist(), seen["key"].to_pylist(), strict=True)
+    return np.array([verdict_on(overrules, *place) == "reject" for place in places], np.bool_)
 
 
 def _led_by_living(copies: Sequence[Copy | None], gone: Mask) -> list[Copy | None]:

@@ -5,7 +5,7 @@ Columns: `key`, `verdict`, and, where a key stands in several shards, `shard`. O
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,6 +15,7 @@ from pipeline.storage import Store
 
 Overruled = Literal["accept", "keep", "reject"]
 """Take the restored face whatever the verification says; keep the original; leave it out."""
+WITHDRAWN = "none"  # in a user's file: the program decides again
 VERDICTS: tuple[Overruled, ...] = get_args(Overruled)
 COLUMNS = ("shard", "key", "verdict")
 # (shard, key); the shard is "" for a key in whatever shard.
@@ -43,8 +44,8 @@ def save(store: Store, overrules: Overrules) -> None:
     store.write(OVERRULE, out.getvalue().encode())
 
 
-def read_file(path: Path) -> dict[tuple[str, str], Overruled]:
-    """Read a user's own file.
+def read_file(path: Path) -> "Mapping[tuple[str, str], Overruled | None]":
+    """Read a user's own file; None for a verdict that is withdrawn.
 
     Raises:
         UserError: Naming the line that is wrong.
@@ -53,7 +54,7 @@ def read_file(path: Path) -> dict[tuple[str, str], Overruled]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    return parse(text, str(path))
+    return _rows(text, str(path), (*VERDICTS, WITHDRAWN))
 
 
 def parse(text: str, where: str) -> dict[tuple[str, str], Overruled]:
@@ -62,19 +63,36 @@ def parse(text: str, where: str) -> dict[tuple[str, str], Overruled]:
     Raises:
         UserError: Naming the line that is wrong.
     """
+    return {place: word for place, word in _rows(text, where, VERDICTS).items() if word}
+
+
+def _rows(text: str, where: str, words: Sequence[str]) -> dict[tuple[str, str], Overruled | None]:
+    """Every verdict, None for a withdrawn one.
+
+    Raises:
+        UserError: Naming the line that is wrong.
+    """
     rows = csv.DictReader(io.StringIO(text))
     names = rows.fieldnames or ()
     if "key" not in names or "verdict" not in names:
         raise UserError(f"{where}:1: expected the columns key,verdict (and shard, if need be)")
-    found: dict[tuple[str, str], Overruled] = {}
+    found: dict[tuple[str, str], Overruled | None] = {}
     for row in rows:
         word = (row["verdict"] or "").strip()
         verdict = next((each for each in VERDICTS if each == word), None)
-        if verdict is None or not row["key"]:
-            wanted = ", ".join(VERDICTS)
+        if word not in words or not row["key"]:
+            wanted = ", ".join(words)
             raise UserError(f"{where}:{rows.line_num}: verdict {word!r}: expected {wanted}")
         found[row.get("shard") or "", row["key"]] = verdict
     return found
+
+
+def joined(
+    there: Overrules, more: Mapping[tuple[str, str], Overruled | None]
+) -> dict[tuple[str, str], Overruled]:
+    """What holds after a user's file was read: its verdicts go before those that are there."""
+    both: dict[tuple[str, str], Overruled | None] = {**there, **more}
+    return {place: verdict for place, verdict in both.items() if verdict}
 
 
 def verdict_on(overrules: Overrules, shard: str, key: str) -> Overruled | None:

@@ -30,10 +30,9 @@ ALIGNED = f"{OWN_FOLDER}/aligned"  # an output folder of its own: shards of crop
 DECIDE = f"{OWN_FOLDER}/decide"
 DECISIONS = f"{DECIDE}/decisions"
 GROUPS = f"{DECIDE}/groups.parquet"  # one row an image, in the order of the whole set
-GROUPS_OF = f"{DECIDE}/groups.json"  # what the groups were found in
 IDENTITIES = f"{DECIDE}/identities.json"
 THRESHOLDS = f"{DECIDE}/thresholds.json"
-THRESHOLDS_OF = f"{DECIDE}/thresholds-of.json"  # what they were derived from
+FACES = f"{DECIDE}/faces.json"  # how many the calibration takes
 OVERRULE = f"{OWN_FOLDER}/overrule.csv"
 TOMBSTONES = f"{OWN_FOLDER}/tombstones.json"
 MANIFEST = "manifest"
@@ -51,6 +50,7 @@ Reason = Literal[
     "no_identity_net",  # keep: nothing is restored without one
     "model_too_small",  # keep: it carries more detail than the model gives back
     "uncalibrated",  # keep: no calibration was made, so nothing may be restored
+    "not_inspected",  # keep: looking at it failed, which is not its fault
     "worst",  # restore
     "overruled",  # whatever the user's file says
     "no_face", "several_faces", "too_small", "unusable",  # reject; unusable: refused by the decoder
@@ -62,7 +62,7 @@ Reason = Literal[
 Outcome = Literal["kept", "restored", "fallback", "rejected", "failed", "forgotten"]
 FallbackReason = Literal[
     "", "identity", "identity_unmeasurable", "not_damaged", "quality_not_better", "face_lost",
-    "face_gained", "content_changed", "not_finite", "not_decodable",
+    "face_gained", "content_changed", "not_finite", "not_decodable", "failed",
 ]  # fmt: skip
 CopyKind = Literal["exact", "near", "flip"]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import cv2
 
 from pipeline import images
-from pipeline.cleaning.removal.tombstones import Tombstones
+from pipeline.cleaning.removal.tombstones import Tombstones, digest_of_face
 from pipeline.cleaning.settings import AlignConfig
 from pipeline.faces.align import align
 from pipeline.faces.detect import DetectConfig, Detection, FaceDetector, choose
 from pipeline.images import ImageFault, Pixels
 from pipeline.replica import canonical
 from pipeline.sample import Member, Sample
-from pipeline.shards import ShardOutput, ShardResult, carried, read_shard
+from pipeline.shards import ShardOutput, ShardResult, read_shard
 from pipeline.sidecar import FaceRow, Provenance, Row, Status, sha256
 from pipeline.stage import Prepared, Task
 from pipeline.storage import open_store
@@ -72,8 +72,8 @@ class AlignStage:
         return read_shard(task.source)
 
     def carried(self, task: Task) -> Iterator[ShardResult]:
-        """Read the output of an earlier try."""
-        return carried(task)
+        """Nothing: a shard is cut as a whole."""
+        return iter(())
 
     def open(self, task: Task) -> ShardOutput:
         """Write a tar and a sidecar."""
@@ -106,8 +106,10 @@ class AlignStage:
         found = self._detector.find(photo)
         words = choose(found, self._detect, photo.shape[1], photo.shape[0])
         members: list[Member] = []
+        photo_sha256 = sha256(image.data)
         for number, (face, word) in enumerate(zip(found, words, strict=True)):
-            if word == TAKEN:
+            gone = self._tombstones.covers(digest_of_face(photo_sha256, number))
+            if word == TAKEN and not gone:
                 members += self._crop(sample, photo, face, number)
         reason = "" if members else "no face found"
         rows = tuple(_row(face, word) for face, word in zip(found, words, strict=True))

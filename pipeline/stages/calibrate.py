@@ -52,6 +52,29 @@ class TrialsConfig(ReplicaConfig):
 
 
 @dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One chosen face and where it lies."""
+
+    sample: Sample
+    shard: str
+
+    @property
+    def index(self) -> int:
+        """Place among the shard's records."""
+        return self.sample.index
+
+    @property
+    def key(self) -> str:
+        """The record's name."""
+        return self.sample.key
+
+    @property
+    def num_bytes(self) -> int:
+        """What it holds until it is written."""
+        return self.sample.num_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _Truth:
     """A good face at the model's size."""
 
@@ -83,13 +106,13 @@ class CalibrateStage:
         cv2.setNumThreads(self._threads_before)
         del self._replica, self._look
 
-    def read(self, task: Task) -> Iterator[Sample]:
+    def read(self, task: Task) -> Iterator[TrialRecord]:
         """Read the chosen records of a shard."""
         batch = Batch.load(open_store(task.out), task.shard)
         wanted, last = set(batch.indices), max(batch.indices)
         for sample in read_shard(batch.source):
             if sample.index in wanted:
-                yield sample
+                yield TrialRecord(sample, batch.shard)
             if sample.index >= last:
                 return
 
@@ -101,13 +124,14 @@ class CalibrateStage:
         """Write the trials of a unit."""
         return TrialOutput(task, self._config.provenance)
 
-    def prepare(self, sample: Sample) -> Prepared:
+    def prepare(self, record: TrialRecord) -> Prepared:
         """Decode a face and damage it at every level."""
+        sample = record.sample
         assert sample.image, "only faces are chosen"
         try:
             pixels = images.decode(sample.image.data)[1]
         except ImageFault as fault:
-            return Prepared(sample, state=str(fault))
+            return Prepared(record, state=str(fault))
         truth = images.resize(pixels, self._replica.size)
         seed, digest = self._config.seed, sha256(sample.image.data)
         faces = [
@@ -115,33 +139,35 @@ class CalibrateStage:
             for level in range(1, len(LEVELS) + 1)
         ]
         person = metadata_of(sample, self._config.names).person
-        return Prepared(sample, faces, _Truth(truth, digest, person))
+        return Prepared(record, faces, _Truth(truth, digest, person))
 
     def finish(self, prepared: Prepared, restored: Sequence[Pixels | None]) -> TrialResult:
         """Compare every restored face with the truth and with what it was made of."""
-        sample = prepared.record
+        record: TrialRecord = prepared.record
         if not restored:
-            return self.reject(sample, str(prepared.state))
+            return self.reject(record, str(prepared.state))
         state: _Truth = prepared.state
         trials = tuple(
-            self._trial(sample.key, level, state, face.lq, after)
+            self._trial(record, level, state, face.lq, after)
             for level, (face, after) in enumerate(zip(prepared.faces, restored, strict=True), 1)
             if after is not None
         )
-        row = Row(sample.index, sample.key, "restored", sha256_in=state.digest)
+        row = Row(record.index, record.key, "restored", sha256_in=state.digest)
         return TrialResult(row, trials)
 
-    def reject(self, sample: Sample, reason: str) -> TrialResult:
+    def reject(self, record: TrialRecord, reason: str) -> TrialResult:
         """A face that says nothing."""
-        return TrialResult(Row(sample.index, sample.key, "failed", reason))
+        return TrialResult(Row(record.index, record.key, "failed", reason))
 
-    def _trial(self, key: str, level: int, state: _Truth, lq: Pixels, after: Pixels) -> Trial:
+    def _trial(
+        self, record: TrialRecord, level: int, state: _Truth, lq: Pixels, after: Pixels
+    ) -> Trial:
         look, truth = self._look, state.truth
         points = points_of(look.faces(lq))
         embeddings: list[Any] = [look.identity(picture, points) for picture in (lq, after)]
         packed = [None if each is None else each.tobytes() for each in embeddings]
         return Trial(
-            key=key,
+            key=record.key,
             level=level,
             quality=look.quality(lq),
             distance_before=self._closeness.distance(lq, truth),
@@ -153,4 +179,5 @@ class CalibrateStage:
             identity_damaged=packed[0],
             identity_restored=packed[1],
             person=state.person,
+            shard=record.shard,
         )

@@ -167,8 +167,12 @@ class CleanStage:
         return self._kept(record, "kept")
 
     def reject(self, record: CleanRecord, reason: str) -> CleanResult:
-        """A record that killed its worker: nothing of it is written."""
-        return self._result(record, Cleaned("failed"), (), reason=reason)
+        """A record that failed, or killed its worker: the original stays, and the row tells."""
+        image, sample = record.sample.image, record.sample
+        if record.seen.status == "forgotten" or record.decided.decision == "reject":
+            return self._result(record, Cleaned("failed", "failed"), (), reason=reason)
+        done = Cleaned("failed", "failed", sha256_out=sha256(image.data) if image else None)
+        return self._result(record, done, sample.members, reason=reason)
 
     # ---------------------------------------------------------------------- what is not restored
 
@@ -317,7 +321,7 @@ def _rows(store: Store, name: str, record: Any) -> list[Any]:
 
 def _status(seen: Inspected, outcome: Outcome) -> Status:
     """The engine's word: what the inspection could not use is told as such."""
-    if outcome == "rejected" and seen.status in UNREAD:
+    if seen.status in UNREAD:
         return seen.status
     return STATUSES[outcome]
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 from skimage.data import astronaut
 
-from pipeline.cleaning import overrule, tables
+from pipeline.cleaning import decide, overrule, tables
 from pipeline.cleaning.calibration.sample import Batch
 from pipeline.cleaning.calibration.thresholds import CalibrateConfig, Level, Thresholds, Trial
 from pipeline.cleaning.tables import Cleaned, Decision, Entry, Inspected, Private
@@ -105,12 +105,14 @@ def make_clean_folder(root: Path, out: str = "", *, keep_embeddings: bool = True
     for shard in SHARDS:
         (source / f"{shard}.tar").write_bytes(_tar(_input_members(shard)))
     store = open_store(out)
-    plan = _begin(store, "clean", _units(source))
+    _decide(store)
+    units = [replace(unit, version=decide.version_of(store, unit.version, unit.shard))
+             for unit in _units(source)]  # fmt: skip
+    plan = _begin(store, "clean", units)
     for shard in SHARDS:
         _commit_cleaned(store, plan, shard)
     _inspect(open_store(f"{out}/{tables.INSPECT}"), source, keep_embeddings)
     _calibrate(open_store(f"{out}/{tables.CALIBRATE}"), source, keep_embeddings)
-    _decide(store)
     overrule.save(store, {("000000", "bob_one"): "accept"})
     ledger = Ledger(store)
     ledger.note("begun", plan=plan.id, shard="000001", attempt="0", worker="local")
@@ -206,11 +208,17 @@ def decision_of(made: Made) -> Decision:
     kinds = {"duplicate_near": "near", "duplicate_exact": "exact"}
     return Decision(
         made.index, made.key, made.decision, made.reason,
-        f"copy of {made.copy_of}" if made.copy_of else "", made.level, group,
+        _detail(made), made.level, group,
         kinds.get(made.reason), made.copy_of, 0.99 if made.copy_of else None,
         persons.get(made.person or "") if made.key != "stranger" else 7,
         0.9 if made.person else None,
     )  # fmt: skip
+
+
+def _detail(made: Made) -> str:
+    if made.reason == "identity_outlier":
+        return f"not like the others of {made.person}"
+    return f"copy of {made.copy_of}" if made.copy_of else ""
 
 
 def _seen(seen: Inspected, made: Made, data: bytes) -> Inspected:
@@ -271,11 +279,14 @@ def _units(source: Path) -> Sequence[Unit]:
     return shard_units(find_shards(str(source)))
 
 
-def _publish(store: Store, plan: Plan, shard: str, files: dict[str, bytes], statuses) -> None:
+def _publish(
+    store: Store, plan: Plan, shard: str, files: dict[str, bytes], statuses, reasons=()
+) -> None:
     with Attempt(store, Task(shard, "", store.url, plan.id)) as attempt:
         for name, data in files.items():
             attempt.open(name).write(data)
-        attempt.commit(list(files), Counter(statuses), {"batch": {"smallest": 2, "planned": 2}})
+        facts = {"batch": {"smallest": 2, "planned": 2}, "reasons": dict(Counter(reasons))}
+        attempt.commit(list(files), Counter(statuses), facts)
 
 
 def _as_bytes(write, *arguments) -> bytes:
@@ -315,7 +326,8 @@ def _commit_cleaned(store: Store, plan: Plan, shard: str) -> None:
         f"{shard}.parquet": _as_bytes(write_sidecar, shard, rows, provenance),
         f"{shard}.tar": _tar(members),
     }
-    _publish(store, plan, shard, files, [row.status for row in rows])
+    reasons = [f"{row.status}: {row.reason}" for row in rows if row.reason]
+    _publish(store, plan, shard, files, [row.status for row in rows], reasons)
 
 
 def _inspect(store: Store, source: Path, keep_embeddings: bool) -> None:
@@ -378,10 +390,13 @@ def _decide(store: Store) -> None:
     store.write(tables.THRESHOLDS, thresholds.model_dump_json().encode())
     found = {"outliers": [["000001", "stranger", "ann", 0.12]], "merges": [["ann", "bob", 0.61]]}
     store.write(f"{tables.DECIDE}/identities.json", json.dumps(found, indent=1).encode())
-    store.write(f"{tables.DECIDE}/groups.json", b'{"digest": "0"}')
-    groups = [_group_row(made) for made in MADE]
-    data = _as_bytes(lambda file: pq.write_table(pa.Table.from_pylist(groups), file))
-    store.write(f"{tables.DECIDE}/groups.parquet", data)
+    write_groups(store, [_group_row(made) for made in MADE])
+
+
+def write_groups(store: Store, rows: list[dict[str, object]]) -> None:
+    """Write the table of groups with its digest beside, as the run does."""
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"vsp.of": "0"})
+    store.write(tables.GROUPS, _as_bytes(lambda file: pq.write_table(table, file)))
 
 
 def _group_row(made: Made) -> dict[str, object]:
@@ -390,6 +405,7 @@ def _group_row(made: Made) -> dict[str, object]:
     at = next(i for i, other in enumerate(MADE) if f"{other.shard}/{other.key}" == best)
     is_alone = decision.group is None
     return {
+        "shard": made.shard, "index": made.index,
         "copy_group": -1 if is_alone else decision.group, "copy_kind": decision.copy_kind,
         "copy_of": -1 if is_alone else at, "copy_likeness": 0.0 if is_alone else 0.99,
         "identity_group": -1 if decision.identity_group is None else decision.identity_group,

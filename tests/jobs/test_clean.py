@@ -209,16 +209,56 @@ def test_embeddings_are_gone_at_the_end_unless_they_are_wanted(vsp, faces, some_
     assert there.keys() == files(tmp_path / "out").keys()
 
 
+# ------------------------------------------------------------------------------ odd input and OUT
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        writer = TarWriter(file)
+        for name, data in members.items():
+            writer.add(name, data)
+        writer.finish()
+
+
+def test_an_empty_shard_is_a_shard(vsp, no_weights, tmp_path):
+    write_shard(tmp_path / "in" / "000000.tar", {})
+    write_shard(tmp_path / "in" / "000001.tar", {"a.txt": b"no image"})
+    code, _, err = vsp("clean", tmp_path / "in", tmp_path / "out", "--weights", no_weights)
+    assert code == 0, err
+    (row,) = manifest(tmp_path / "out")
+    assert (row["key"], row["decision_reason"], row["outcome"]) == ("a", "no_image", "kept")
+    assert (tmp_path / "out" / "000000.tar").is_file()
+
+
+def test_a_folder_of_somebody_else_is_refused_before_any_work(vsp, faces, no_weights, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "letter.txt").write_text("dear all")
+    code, _, err = vsp("clean", faces / "set", tmp_path / "out", "--weights", no_weights)
+    assert code == 2
+    assert "letter.txt: foreign file" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["letter.txt"]
+
+
+def test_unknown_keys_of_a_file_are_told_and_not_kept(vsp, faces, cleaned, no_weights, tmp_path):
+    there = files(cleaned)
+    (tmp_path / "v.csv").write_text("key,verdict\nnobody,keep\n")
+    _, _, err = vsp("clean", faces / "set", cleaned, "--weights", no_weights, "--threads", 1,
+                    "--overrule", tmp_path / "v.csv")  # fmt: skip
+    assert "1 of 1 keys are not in this set, the first 'nobody'" in err
+    assert "nobody" not in (cleaned / "_vsp" / "overrule.csv").read_text()
+    (cleaned / "_vsp" / "overrule.csv").unlink()
+    assert files(cleaned) == there
+
+
 # ----------------------------------------------------------------------------------- from photos
 
 
 def test_with_align_the_crops_are_the_set(vsp, no_weights, tmp_path):
-    (tmp_path / "in").mkdir()
-    with (tmp_path / "in" / "000000.tar").open("wb") as file:
-        writer = TarWriter(file)
-        writer.add("eileen.jpg", images.encode(astronaut(), "jpeg"))
-        writer.add("cup.jpg", images.encode(coffee(), "jpeg"))
-        writer.finish()
+    shards = {"000000": {"eileen.jpg": astronaut()}, "000001": {"cup.jpg": coffee()}}
+    for shard, photos in shards.items():
+        encoded = {name: images.encode(photo, "jpeg") for name, photo in photos.items()}
+        write_shard(tmp_path / "in" / f"{shard}.tar", encoded)
     code, _, err = vsp("clean", tmp_path / "in", tmp_path / "out", "--align", "--weights",
                        no_weights, "--threads", 1, "--set", "align.size_px=128")  # fmt: skip
     assert code == 0, err

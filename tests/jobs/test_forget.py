@@ -4,8 +4,11 @@ import shutil
 from pathlib import Path
 
 import clean_folder
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.cleaning.manifest import apply as applying
+from pipeline.cleaning.manifest.read import read_manifest
 from pipeline.cleaning.removal import forget as forgetting
 from pipeline.cleaning.removal.chosen import Request, choose, plain_of, removal_of
 from pipeline.cleaning.removal.tombstones import Tombstones
@@ -140,3 +143,18 @@ def test_weights_of_the_loop_around_it_are_listed(vsp, made, tmp_path):
     (tmp_path / "round-1" / "restorer.safetensors").touch()
     text = vsp("forget", tmp_path / "round-0" / "clean", "--key", "cat", "-n")[1]
     assert "restorer.safetensors" in text
+
+
+def test_a_copy_cleaned_by_a_manifest_forgets_before_its_last_step_too(vsp, made, tmp_path):
+    """Its tables were written without a run: no plan, no commit."""
+    store = LocalStore(tmp_path / "mine")
+    applying.claim(store, "0" * 64)
+    known = applying.Known(read_manifest(made.store, applying.COLUMNS))
+    applying.write_tables(store, clean_folder._units(made.source), known)
+    code, text, err = vsp("forget", store.root, "--key", "ann/two", "--yes")
+    assert (code, err) == (0, "")
+    assert "forgotten: 2 images" in text
+    digest = clean_folder.entry_of(clean_folder.MADE[1]).seen.sha256
+    written = [str(pq.read_table(path).to_pylist()) for path in store.root.rglob("*.parquet")]
+    assert len(written) == 4
+    assert not any(digest in text or "ann/two" in text for text in written)

@@ -191,7 +191,7 @@ def test_stopped_between_steps_it_goes_on_there(iterate, doubles, step):
     doubles.fails_at = step
     code, _, err = iterate()
     assert code == 75
-    assert "to go on: vsp " in err
+    assert "to go on: vsp" in err
     assert doubles.done == WHOLE[: WHOLE.index(step)]
     doubles.fails_at = ""
     assert iterate()[0] == 0

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import clean_folder
 import numpy as np
@@ -13,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cleaning import tables
+from pipeline.cleaning.decide import version_of
 from pipeline.cleaning.manifest.read import read_manifest
 from pipeline.cleaning.overrule import load
 from pipeline.cleaning.removal.chosen import Request, choose, plain_of, removal_of
 from pipeline.cleaning.removal.forget import finish_pending, forget, is_pending
 from pipeline.cleaning.removal.scan import Sought, scan
-from pipeline.cleaning.removal.tombstones import Tombstones
+from pipeline.cleaning.removal.tombstones import Tombstones, digest_of_face
 from pipeline.cleaning.tables import Inspected, read_table_rows
 from pipeline.errors import UserError
 from pipeline.ledger import Ledger
@@ -382,3 +384,149 @@ def test_an_object_store_forgets_too(object_store, tmp_path):
     assert (report.remains, report.num_files > 30) == ([], True)
     assert problems(made.store) == []
     assert made.store.attempts() == []
+
+
+# -------------------------------------------------------------------- what others say of an image
+
+
+def commits_text(folder):
+    return b"".join(folder.read(name) for name in folder.list("_vsp/commits")).decode()
+
+
+def test_a_person_goes_from_the_reasons_that_a_commit_counts(folder):
+    assert "rejected: identity_outlier: not like the others of ann" in commits_text(folder)
+    _, _, report = remove(folder, person="ann")
+    assert report.remains == []
+    assert "others of ann" not in commits_text(folder)
+    reasons = Ledger(folder).commit(Ledger(folder).plan(), "000000")["reasons"]
+    assert reasons["forgotten: forgotten"] == 3
+    assert reasons["rejected: no_face"] == 1
+
+
+def test_the_proof_finds_persons_and_sources_within_a_sentence(folder):
+    source = f"{clean_folder.SOURCE}bob/2"
+    folder.write("a.txt", b"not like the others of bob, it seems")
+    folder.write("b.json", json.dumps({"why": f"taken from {source}."}).encode())
+    folder.write("c.txt", f"{source}/34 and {source}4 are others', as is bobby".encode())
+    chosen, sought, report = remove(folder, person="bob")
+    assert source in chosen.lone_sources
+    after_a_crash = Sought(sought.removal, sought.stones)
+    assert (after_a_crash.text(source), after_a_crash.text("bob")) == (
+        "names the source", "names the person"
+    )  # fmt: skip
+    found = dict(line.removeprefix(f"{folder.url}/").split(": ") for line in report.remains)
+    assert found == {"a.txt": "names the person", "b.json": "names the source"}
+
+
+def test_a_person_of_whom_something_stays_may_be_named(folder):
+    folder.write("a.txt", b"not like the others of ann")
+    chosen, _, report = remove(folder, key="ann/one")
+    assert (chosen.lone_persons, report.remains) == (frozenset(), [])
+
+
+def group_row(shard, index, kind, of, likeness, group=0):
+    return {"shard": shard, "index": index, "copy_group": group, "copy_kind": kind, "copy_of": of,
+            "copy_likeness": likeness, "identity_group": index, "identity_likeness": 0.9,
+            "is_outlier": False}  # fmt: skip
+
+
+def groups_of(store):
+    return pq.read_table(store.path(tables.GROUPS))
+
+
+def test_groups_are_found_by_shard_and_index_whatever_tables_are_there(folder):
+    """`faces` comes before `faces-2`, `faces-2.parquet` before `faces.parquet`."""
+    alone = (None, -1, 0.0, -1)
+    clean_folder.write_groups(
+        folder, [group_row("faces", 0, *alone), group_row("faces-2", 0, *alone),
+                 group_row("000001", 1, *alone)]
+    )  # fmt: skip
+    remove(folder, key="bob_two")
+    table = groups_of(folder)
+    assert table["identity_group"].to_pylist() == [0, 0, -1]
+    assert table.schema.metadata[b"vsp.of"] == b"0"
+
+
+def test_groups_that_do_not_name_their_images_go(folder):
+    pq.write_table(groups_of(folder).drop_columns(["shard", "index"]), folder.path(tables.GROUPS))
+    remove(folder, key="bob_two")
+    assert folder.stat(tables.GROUPS) is None
+
+
+def test_under_a_mirrored_best_what_was_upright_is_the_flip(folder):
+    clean_folder.write_groups(
+        folder, [group_row("000001", 1, None, 0, 1.0), group_row("000001", 2, "near", 0, 0.9),
+                 group_row("000001", 3, "flip", 0, 0.97), group_row("000001", 6, "flip", 0, 0.95)]
+    )  # fmt: skip
+    remove(folder, key="bob_two")
+    rows = [(row["copy_kind"], row["copy_of"]) for row in groups_of(folder).to_pylist()]
+    assert rows == [(None, -1), ("flip", 2), (None, 2), ("near", 2)]
+
+
+def test_what_was_seen_goes_where_no_commit_covers_it(folder):
+    """The OUT of `vsp manifest apply` has such tables, and no plan beside them."""
+    shutil.rmtree(folder.path(f"{tables.INSPECT}/_vsp"))
+    _, _, report = remove(folder, key="ann/two")
+    assert report.remains == []
+    with folder.open(f"{tables.INSPECT}/inspected/000000.parquet") as file:
+        assert read_table_rows(file, Inspected)[1] == Inspected(1, "", "forgotten")
+
+
+def versions(store):
+    return {unit.shard: unit.version for unit in Ledger(store).plan().units}
+
+
+def planned(store):
+    """What the next run would call the shards' versions."""
+    return {shard: version_of(store, version.rpartition(" ")[0], shard)
+            for shard, version in versions(store).items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("stops_at", ["", "_edit_groups", "_refresh_versions"])
+def test_no_shard_is_done_again_for_what_was_forgotten(folder, monkeypatch, stops_at):
+    before = versions(folder)
+    if stops_at:
+        with monkeypatch.context() as patch, contextlib.suppress(Stop):
+            patch.setattr(f"pipeline.cleaning.removal.forget.{stops_at}", stop)
+            remove(folder, key="ann/two")
+        finish_pending(folder)
+    else:
+        remove(folder, key="ann/two")
+    assert versions(folder) == planned(folder)
+    assert set(versions(folder).values()).isdisjoint(before.values())
+
+
+def test_what_was_decided_anew_before_a_removal_is_still_carried_out(folder):
+    name = f"{tables.DECISIONS}/000001.parquet"
+    with folder.open(name) as file:
+        rows = read_table_rows(file, tables.Decision)
+    out = io.BytesIO()
+    tables.write_rows(out, [replace(row, detail="anew") for row in rows], tables.Decision)
+    folder.write(name, out.getvalue())
+    remove(folder, key="ann/two")
+    assert versions(folder)["000000"] == planned(folder)["000000"]
+    assert versions(folder)["000001"] != planned(folder)["000001"]
+
+
+def test_a_forgotten_crop_leaves_the_place_of_its_face(template, tmp_path):
+    """So that the photo's face is not cut out again where crops have another size."""
+    store = LocalStore(tmp_path / "out")
+    keys = ("p_0", "p_1", "q_12")
+    seen = [Inspected(i, key, "inspected", sha256=f"{i}" * 64) for i, key in enumerate(keys)]
+    out = io.BytesIO()
+    tables.write_rows(out, seen, Inspected)
+    store.write(f"{tables.INSPECT}/{tables.INSPECTED}/a.parquet", out.getvalue())
+    photos = [clean_folder.Row(i, key, "copied", sha256_in=key * 64) for i, key in enumerate("pq")]
+    provenance = clean_folder.Provenance(0, "", "", "{}")
+    sidecar = clean_folder._as_bytes(clean_folder.write_sidecar, "a", photos, provenance)
+    store.write(f"{tables.ALIGNED}/a.parquet", sidecar)
+    crops = [(f"{key}.png", key.encode()) for key in keys]
+    store.write(f"{tables.ALIGNED}/a.tar", clean_folder._tar(crops))
+    remove(store, key="p_1")
+    stones = Tombstones.load(store)
+    assert stones.covers(digest_of_face("p" * 64, 1))
+    assert not stones.covers(digest_of_face("p" * 64, 0))
+    assert not stones.covers("p" * 64)
+    remove(store, key="q_12")
+    assert Tombstones.load(store).covers(digest_of_face("q" * 64, 12))
+    assert Tombstones.load(store).covers("q" * 64)

@@ -80,7 +80,7 @@ def word(decision: Decision) -> str:
         ({"width_px": 47}, "reject too_small"),
         ({"height_px": 48}, "restore worst"),
         ({"status": "refused", "num_faces": None}, "reject unusable"),
-        ({"status": "failed", "num_faces": None}, "reject unusable"),
+        ({"status": "failed", "num_faces": None}, "keep not_inspected"),
         ({"status": "truncated", "num_faces": None}, "reject unusable"),
         ({"status": "forgotten", "num_faces": None}, "reject forgotten"),
         ({"status": "copied", "num_faces": None}, "keep no_image"),
@@ -302,3 +302,12 @@ def test_large_sets_take_seconds():
     found = run(seen, copies=copies)
     assert time.process_time() - start < 8  # a million in about ten times what this took: 1 s
     assert Counter(decision.decision for decision in found)["reject"] == count // 50
+
+
+def test_who_is_left_out_by_a_person_leads_no_copies():
+    seen = table(*[{}] * 2)
+    copies = [Copy(0, None, 0, 1.0), Copy(0, "near", 0, 0.98), *[None] * (len(seen) - 2)]
+    first, second, *_ = run(seen, copies=copies, overrules={("", "k0"): "reject"})
+    assert (first.decision, first.reason) == ("reject", "overruled")
+    assert second.reason != "duplicate_near"
+    assert second.copy_of is None

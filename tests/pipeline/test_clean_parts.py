@@ -21,6 +21,7 @@ from pipeline.cleaning.tables import (
     write_rows,
 )
 from pipeline.errors import UserError
+from pipeline.plan import Unit
 from pipeline.sample import Member, Sample
 from pipeline.storage import LocalStore
 
@@ -112,6 +113,14 @@ def test_a_verdict_with_a_shard_goes_before_one_without():
     assert overrule.verdict_on(verdicts, "s2", "b") is None
 
 
+def test_a_users_file_takes_a_verdict_back(tmp_path):
+    (tmp_path / "v.csv").write_text("key,verdict\na,none\nb,keep\n")
+    more = overrule.read_file(tmp_path / "v.csv")
+    assert overrule.joined({("", "a"): "reject", ("", "c"): "keep"}, more) == {
+        ("", "b"): "keep", ("", "c"): "keep",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "line"), [("a,b\n", ":1:"), ("key,verdict\na,keep\nb,perhaps\n", ":3:")]
 )
@@ -137,8 +146,9 @@ def seen(num_shards: int = 3, per_shard: int = 40) -> pa.Table:
 
 
 def chosen(**settings):
-    sources = {f"{shard:06d}": f"{shard:06d}.tar" for shard in range(3)}
-    return choose_faces(seen(), sources, 128, 0, SampleConfig(**settings))
+    names = [f"{shard:06d}" for shard in range(3)]
+    units = {name: Unit(name, f"{name}.tar", 1, "") for name in names}
+    return choose_faces(seen(), units, 128, 0, SampleConfig(**settings))
 
 
 def test_the_best_faces_are_tried_evenly_over_the_shards():
@@ -159,4 +169,4 @@ def test_a_set_too_small_gives_what_it_has():
 
 def test_a_set_without_good_faces_gives_none():
     table = seen().slice(0, 1)
-    assert choose_faces(table, {"000000": "x"}, 128, 0, SampleConfig()) == []
+    assert choose_faces(table, {}, 128, 0, SampleConfig()) == []

@@ -224,6 +224,7 @@ def test_no_kind_that_is_kept_for_the_test_is_trained(monkeypatch):
     assert used == set(TRAINED)
 
 
+@pytest.mark.slow
 def test_calibration_makes_the_reference_even():
     torch.manual_seed(1)
     net = QualityNet(TINY.net).eval()
@@ -280,6 +281,7 @@ def shared_faces(shared_dir, name: str, keys: str, limit: int, *, held_out: bool
 @pytest.mark.parametrize(
     ("keys", "least"), [("congress_*", 0.95), ("aaf_*", 0.84), ("meb_*", 0.88)]
 )
+@pytest.mark.slow
 def test_severity_is_ranked_on_people_never_seen(scorer, shared_dir, keys, least):
     faces = shared_faces(shared_dir, "faces-val", keys, 5)
     assert spearman(scorer, faces, TRAINED) >= least

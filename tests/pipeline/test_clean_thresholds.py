@@ -295,6 +295,26 @@ def test_a_restorer_that_does_nothing_is_not_taken_for_one_that_keeps_identity()
     assert found.levels[4].refusal == "identity_unmeasurable"
 
 
+def test_equal_keys_in_two_shards_are_two_faces(usual):
+    trials = [
+        Trial(
+            **{**as_dict(t), "key": f"face{int(t.key[4:]) % 30}", "shard": str(t.key > "face029")}
+        )
+        for t in make_trials()
+    ]
+    found = derive(trials, CONFIG, {})
+    assert [level.known_share for level in found.levels] == [
+        level.known_share for level in usual.levels
+    ]
+    assert found.keep_quality == usual.keep_quality
+
+
+def test_a_level_without_trials_leaves_the_whole_set_alone():
+    found = derive([t for t in make_trials() if t.level < 5], CONFIG, {})
+    assert found.refusal == "uncalibrated"
+    assert "0 good faces" in found.conclusion
+
+
 def test_medians_never_rise_and_identity_thresholds_never_fall():
     trials = [Trial(**{**as_dict(t), "quality": 1 - t.quality}) for t in make_trials()]
     found = derive(trials, CONFIG, {})

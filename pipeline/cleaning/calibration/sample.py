@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,16 +43,20 @@ class Batch:
         shard: The shard's name.
         source: Path or URL of its tar.
         indices: Their records, ascending.
+        version: What identifies the tar's contents.
     """
 
     shard: str
     source: str
     indices: tuple[int, ...]
+    version: str = ""
 
     @property
     def name(self) -> str:
         """The unit's name: it follows from the contents."""
-        digest = hashlib.sha256(json.dumps([self.shard, self.indices]).encode()).hexdigest()
+        digest = hashlib.sha256(
+            json.dumps([self.shard, self.indices, self.version]).encode()
+        ).hexdigest()
         return f"{self.shard}.{digest[:12]}"
 
     def save(self, store: Store) -> None:
@@ -62,21 +67,23 @@ class Batch:
     def load(cls, store: Store, name: str) -> "Batch":
         """Read what `save` wrote."""
         facts = load_json(store, f"{WORK}/{name}.json")
-        return cls(str(facts["shard"]), str(facts["source"]), tuple(facts["indices"]))  # type: ignore[arg-type]
+        indices: Any = facts["indices"]
+        place = str(facts["shard"]), str(facts["source"])
+        return cls(*place, tuple(indices), str(facts["version"]))
 
     def as_unit(self) -> Unit:
         """The unit as the engine counts it."""
-        return Unit(self.name, self.source, len(self.indices), "")
+        return Unit(self.name, self.source, len(self.indices), self.version)
 
 
 def choose_faces(
-    seen: pa.Table, sources: dict[str, str], model_size: int, seed: int, config: SampleConfig
+    seen: pa.Table, units: Mapping[str, Unit], model_size: int, seed: int, config: SampleConfig
 ) -> list[Batch]:
     """Choose among the best faces of the set, from a few shards spread over it.
 
     Args:
         seen: shard, index, key, status, num_faces, quality, native_side_px, yaw_deg.
-        sources: Where each shard's tar lies.
+        units: The shards by their names.
         model_size: Side on which the model works, in pixels.
         seed: With the keys it draws the faces.
         config: Which are good enough.
@@ -90,10 +97,10 @@ def choose_faces(
     qualities = usable["quality"].to_numpy(zero_copy_only=False)
     least = float(np.quantile(qualities, 1 - config.best_share))
     best = usable.filter(pc.greater_equal(usable["quality"], least))
-    return _batches(best, sources, seed, config.faces)
+    return _batches(best, units, seed, config.faces)
 
 
-def _batches(best: pa.Table, sources: dict[str, str], seed: int, num_faces: int) -> list[Batch]:
+def _batches(best: pa.Table, units: Mapping[str, Unit], seed: int, num_faces: int) -> list[Batch]:
     """An equal number of faces of each chosen shard, drawn by their keys."""
     found: dict[str, list[tuple[bytes, int]]] = {}
     names = ("shard", "index", "key")
@@ -106,10 +113,14 @@ def _batches(best: pa.Table, sources: dict[str, str], seed: int, num_faces: int)
     # What a poor shard cannot give the richer ones do: the shares are dealt out face by face.
     counts = _shares([len(found[shard]) for shard in chosen], num_faces)
     return [
-        Batch(shard, sources[shard], tuple(sorted(i for _, i in sorted(found[shard])[:count])))
+        _batch(units[shard], [index for _, index in sorted(found[shard])[:count]])
         for shard, count in zip(chosen, counts, strict=True)
         if count
     ]
+
+
+def _batch(unit: Unit, indices: Sequence[int]) -> Batch:
+    return Batch(unit.shard, unit.source, tuple(sorted(indices)), unit.version)
 
 
 def _shares(there: Sequence[int], wanted: int) -> list[int]:

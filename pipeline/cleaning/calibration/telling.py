@@ -14,9 +14,9 @@ def conclusion(
 ) -> str:
     """One sentence about what was derived."""
     if refusal == "uncalibrated":
-        most = max(level.count for level in levels)
+        least = min(level.count for level in levels)
         return (
-            f"Nothing is restored: {most} good faces were tried, and fewer than "
+            f"Nothing is restored: only {least} good faces could be tried, and fewer than "
             f"{config.min_trials} say nothing."
         )
     if refusal == "no_profit":

@@ -83,6 +83,7 @@ class Trial:
         identity_damaged: (128,) float32 of length 1, None without a face or an identity net.
         identity_restored: Likewise.
         person: Who it is, if a field of the set says so.
+        shard: Of the image: keys may come again in another shard.
     """
 
     key: str
@@ -97,6 +98,12 @@ class Trial:
     identity_damaged: bytes | None
     identity_restored: bytes | None
     person: str | None = None
+    shard: str = ""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Which image it is."""
+        return self.shard, self.key
 
 
 class Level(Frozen):
@@ -162,6 +169,7 @@ class Thresholds(Frozen):
         conclusion: One sentence about it, for people.
         config: What it was derived with.
         facts: What the trials were made with, for people: the model, the distance to the truth.
+        derived_from: What they are known by: another set or setting gives other thresholds.
     """
 
     levels: tuple[Level, ...]
@@ -170,6 +178,7 @@ class Thresholds(Frozen):
     conclusion: str
     config: CalibrateConfig
     facts: dict[str, str]
+    derived_from: str = ""
 
     def at(self, level: int) -> Level:
         """What was found at a level, 1 to 5."""
@@ -213,7 +222,7 @@ def derive(
         config: See there.
         facts: What they were made with, for people; it decides nothing.
     """
-    ordered = sorted(trials, key=lambda trial: (trial.level, trial.key))
+    ordered = sorted(trials, key=lambda trial: (trial.level, trial.place))
     by_level = {level.number: [t for t in ordered if t.level == level.number] for level in LEVELS}
     found = [_derive_level(level.number, by_level, config) for level in LEVELS]
     levels = _refuse(_monotone(found), config)
@@ -255,9 +264,9 @@ def _identity(
     them: somebody else restored, somebody else as damaged, somebody else undamaged. The faces of
     level 1 stand for undamaged ones.
     """
-    clean_of = {trial.key: trial.identity_damaged for trial in mildest}
+    clean_of = {trial.place: trial.identity_damaged for trial in mildest}
     known = [
-        t for t in trials if t.identity_damaged and t.identity_restored and clean_of.get(t.key)
+        t for t in trials if t.identity_damaged and t.identity_restored and clean_of.get(t.place)
     ]
     if len(known) < config.min_trials:
         return {}
@@ -266,7 +275,7 @@ def _identity(
         for packed in (
             [t.identity_damaged for t in known],
             [t.identity_restored for t in known],
-            [clean_of[t.key] for t in known],
+            [clean_of[t.place] for t in known],
         )
     )
     apart = strangers([t.person for t in known], clean @ clean.T >= config.same_person)
@@ -331,7 +340,12 @@ def _refuse(levels: Sequence[Level], config: CalibrateConfig) -> list[Level]:
 
 
 def _refusal_of_all(levels: Sequence[Level]) -> Refusal:
-    """Why nothing is restored at all: the reason that came furthest."""
+    """Why nothing is restored at all: the reason that came furthest.
+
+    Where a level has no median nobody knows which level an image stands for.
+    """
+    if any(level.quality is None for level in levels):
+        return "uncalibrated"
     reasons = {level.refusal for level in levels}
     order: tuple[Refusal, ...] = ("", "identity_unmeasurable", "no_profit", "uncalibrated")
     return next(reason for reason in order if reason in reasons)

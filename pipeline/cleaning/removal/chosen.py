@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.cleaning import tables
 from pipeline.cleaning.manifest import parquet
 from pipeline.cleaning.removal.pending import Places, Removal, keyed
-from pipeline.cleaning.removal.tombstones import Tombstones, digest_of
+from pipeline.cleaning.removal.tombstones import Tombstones, digest_of, digest_of_face
 from pipeline.errors import UserError
 from pipeline.shards import read_shard
 from pipeline.sidecar import read_rows
@@ -73,6 +73,7 @@ class Chosen:
         near: Near copies of them that stay.
         lone_keys: Their keys that no other record has.
         lone_persons: Their persons of whom nothing is left.
+        lone_sources: Their sources that nothing is left of.
     """
 
     images: tuple[Image, ...]
@@ -80,6 +81,7 @@ class Chosen:
     near: tuple[Image, ...]
     lone_keys: frozenset[str]
     lone_persons: frozenset[str]
+    lone_sources: frozenset[str]
 
     @property
     def rows(self) -> Places:
@@ -98,12 +100,16 @@ class Plain:
         keys: Keys that nobody else has.
         names: Shard and key.
         digests: sha256 of images and of what was made of them.
+        persons: Those of whom nothing is left.
+        sources: Those that nothing is left of.
         identities: (N, 128) float32, embeddings as far as they were kept.
     """
 
     keys: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
+    persons: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
     identities: NDArray[np.float32] = field(
         default_factory=lambda: np.zeros((0, tables.EMBEDDING_DIM), np.float32)
     )
@@ -133,6 +139,7 @@ def choose(store: Store, request: Request) -> Chosen:
         near=_images(everything.filter(near)),
         lone_keys=_lone(gone, left, "key"),
         lone_persons=_lone(gone, left, "person"),
+        lone_sources=_lone(gone, left, "source"),
     )
 
 
@@ -250,6 +257,8 @@ def plain_of(store: Store, chosen: Chosen) -> Plain:
         keys=chosen.lone_keys,
         names=frozenset(image.name for image in chosen.images),
         digests=frozenset(images | made),
+        persons=chosen.lone_persons,
+        sources=chosen.lone_sources,
         identities=tables.as_matrix(identities, np.float32, tables.EMBEDDING_DIM),
     )
 
@@ -264,7 +273,7 @@ def _picked(table: pa.Table | None, column: str, indices: frozenset[int]) -> lis
 def removal_of(store: Store, chosen: Chosen, plain: Plain, stones: Tombstones) -> Removal:
     """The request as it is written down: places and keyed hashes."""
     images = {digest_of(image.shard, image.key, image.sha256) for image in chosen.images}
-    photos, faces, whole = _photos(store, chosen)
+    photos, faces, places = _photos(store, chosen)
     return Removal(
         rows=chosen.rows,
         photos=photos,
@@ -272,7 +281,8 @@ def removal_of(store: Store, chosen: Chosen, plain: Plain, stones: Tombstones) -
         names=keyed(stones, plain.names),
         keys=keyed(stones, plain.keys),
         persons=keyed(stones, chosen.lone_persons),
-        images=keyed(stones, images | whole),
+        sources=keyed(stones, chosen.lone_sources),
+        images=keyed(stones, images | places),
         made=keyed(stones, plain.digests - images),
     )
 
@@ -283,7 +293,8 @@ def _photos(
     """Where crops were cut: photos of which nothing stays, and single faces of others.
 
     Returns:
-        Indices of whole photos by shard, [photo, number] of faces by shard, sha256 of whole photos.
+        Indices of whole photos by shard; [photo, number] of faces by shard; sha256 of whole photos,
+        and of every face's place, so that it is not cut out again with other settings.
     """
     whole: dict[str, frozenset[int]] = {}
     single: dict[str, list[list[int]]] = {}
@@ -300,9 +311,7 @@ def _photos(
         touched = sorted({key.rpartition("_")[0] for key in gone} & photos.keys())
         whole[shard] = frozenset(photos[key].index for key in touched if key not in left)
         digests |= {photos[key].sha256_in or "" for key in touched if key not in left}
-        single[shard] = [
-            [photos[key.rpartition("_")[0]].index, int(key.rpartition("_")[2])]
-            for key in sorted(gone)
-            if key.rpartition("_")[0] in left
-        ]
+        faces = [(photos[key.rpartition("_")[0]], key.rpartition("_")) for key in sorted(gone)]
+        single[shard] = [[row.index, int(number)] for row, (of, _, number) in faces if of in left]
+        digests |= {digest_of_face(row.sha256_in or "", int(number)) for row, (*_, number) in faces}
     return whole, single, digests - {""}

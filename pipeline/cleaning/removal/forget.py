@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.cleaning import overrule, tables
 from pipeline.cleaning.manifest import parquet
@@ -25,12 +24,10 @@ from pipeline.cleaning.removal.scan import Report, Sought, scan
 from pipeline.cleaning.removal.tombstones import Tombstones
 from pipeline.ledger import JOURNAL, Ledger
 from pipeline.locks import wait_exclusive
-from pipeline.plan import Plan
-from pipeline.sidecar import sha256
+from pipeline.plan import Plan, Unit
 from pipeline.storage import OWN_FOLDER, Store, load_json, open_store, stat_input
 
 WORKERS_S = 60.0
-NUM_DIGITS = 16  # of the sha256 of decisions, in the version of what they are about
 REMOVED = "removed with a forgotten image"
 
 
@@ -74,6 +71,7 @@ def forget(store: Store, removal: Removal, stones: Tombstones, plain: Plain) -> 
         RunError: If workers of a dead run still live.
     """
     stones.save(store)  # its key must be there before anything is keyed by it
+    removal = replace(removal, current=_current(store))
     removal.save(store)
     return _carry_out(store, removal, stones, plain)
 
@@ -105,12 +103,13 @@ def _carry_out(store: Store, removal: Removal, stones: Tombstones, plain: Plain)
     for step in steps:
         _rewrite(step, removal, orphans)
         _redact(step, removal)
-    renamed = _edit_decisions(store, removal, orphans)
+    _edit_seen(store, removal)
+    _edit_decisions(store, removal, orphans)
     _edit_groups(store, removal)
     _edit_identities(store, removal, stones)
     _edit_overrules(store, removal, stones)
     for step in steps:
-        _refresh_versions(store, step, renamed)
+        _refresh_versions(store, step, removal)
     report = scan(store, Sought(removal, stones, plain))
     store.remove(PENDING)
     return report
@@ -212,11 +211,31 @@ def _redacted(step: _Step, line: str, removal: Removal) -> str:
     return line
 
 
-def _refresh_versions(store: Store, step: _Step, renamed: Mapping[str, str]) -> None:
+def _current(store: Store) -> frozenset[str]:
+    """Shards whose last step was planned by the decisions that lie there, before anything changes.
+
+    Of the others a run has decided anew and was not carried out yet: that must still happen.
+    """
+    plan = Ledger(store).plan()
+    units = plan.units if plan else ()
+    return frozenset(unit.shard for unit in units if _decided(store, unit) == unit.version)
+
+
+def _decided(store: Store, unit: Unit) -> str | None:
+    """The last step's version of a unit under the decisions that lie there; None without any."""
+    from pipeline.cleaning.decide import version_of  # finds copies and persons too: seconds to load
+
+    try:
+        return version_of(store, unit.version.rpartition(" ")[0], unit.shard)
+    except FileNotFoundError:
+        return None
+
+
+def _refresh_versions(store: Store, step: _Step, removal: Removal) -> None:
     """Have the plans know their input again, so that nothing is done anew without a need.
 
     Crops are the next steps' input: their tars have another size and time now. The last step's
-    input has a third part, what was decided.
+    input has a third part, what was decided; it follows from the tables as they are now.
     """
     inside = f"{store.url.rstrip('/')}/{tables.ALIGNED}/"
     units = []
@@ -226,8 +245,10 @@ def _refresh_versions(store: Store, step: _Step, renamed: Mapping[str, str]) -> 
         size, *rest = unit.version.split(" ")
         if stat is not None:
             size, rest[:1] = str(stat.size_bytes), [stat.version]
-        rest = [renamed.get(part, part) for part in rest]
-        units.append(replace(unit, version=" ".join([size, *rest])))
+        unit = replace(unit, version=" ".join([size, *rest]))
+        if not step.folder and unit.shard in removal.current:
+            unit = replace(unit, version=_decided(store, unit) or unit.version)
+        units.append(unit)
     if tuple(units) != step.plan.units:
         step.ledger.save(replace(step.plan, units=tuple(units)))
 
@@ -237,17 +258,27 @@ def _refresh_versions(store: Store, step: _Step, renamed: Mapping[str, str]) -> 
 
 def _edit_decisions(
     store: Store, removal: Removal, orphans: Mapping[str, Mapping[int, str]]
-) -> dict[str, str]:
-    """Write the tables anew; returns what their versions are called from now on."""
-    renamed: dict[str, str] = {}
+) -> None:
+    """Write the tables anew."""
     for name in list(store.list(tables.DECISIONS)):
         shard = name.rpartition("/")[2].removesuffix(".parquet")
         rows = removal.rows.get(shard, frozenset())
         if rows or shard in orphans:
-            before = sha256(store.read(name))
             replace_table(store, name, Edit(gone=rows, orphans=orphans.get(shard, {})))
-            renamed[before[:NUM_DIGITS]] = sha256(store.read(name))[:NUM_DIGITS]
-    return renamed
+
+
+def _edit_seen(store: Store, removal: Removal) -> None:
+    """Blank what was seen where no commit covers it, as under a manifest that was applied."""
+    inspect = open_store(f"{store.url.rstrip('/')}/{tables.INSPECT}")
+    ledger = Ledger(inspect)
+    plan = ledger.plan()
+    commits = ledger.commits(plan) if plan else ()
+    covered = {file["name"] for record in commits for file in record["files"]}
+    for folder in (tables.INSPECTED, tables.PRIVATE):
+        for name in list(inspect.list(folder)):
+            shard = name.rpartition("/")[2].removesuffix(".parquet")
+            if name not in covered and shard in removal.rows:
+                replace_table(inspect, name, Edit(gone=removal.rows[shard]))
 
 
 def _edit_groups(store: Store, removal: Removal) -> None:
@@ -257,8 +288,14 @@ def _edit_groups(store: Store, removal: Removal) -> None:
         return
     with store.open(name) as file:
         table = parquet.read(file)
-    gone = _places(store, removal)
+    if not {"shard", "index"} <= set(table.column_names):
+        store.remove(name)  # of an earlier version, whose rows say nothing of their images
+        return
     rows = table.to_pylist()
+    gone = frozenset(
+        place for place, row in enumerate(rows)
+        if row["index"] in removal.rows.get(row["shard"], frozenset())
+    )  # fmt: skip
     for place in gone:
         rows[place] |= {"copy_group": -1, "copy_kind": None, "copy_of": -1, "copy_likeness": 0.0,
                         "identity_group": -1, "identity_likeness": np.nan,
@@ -270,21 +307,12 @@ def _edit_groups(store: Store, removal: Removal) -> None:
     store.write(name, out.getvalue().to_pybytes())
 
 
-def _places(store: Store, removal: Removal) -> frozenset[int]:
-    """Row numbers among all images of the run, which are sorted by shard and index."""
-    places: set[int] = set()
-    start = 0
-    for name in sorted(store.list(f"{tables.INSPECT}/{tables.INSPECTED}")):
-        shard = name.rpartition("/")[2].removesuffix(".parquet")
-        with store.open(name) as file:
-            num_rows = pq.read_metadata(file).num_rows
-        places |= {start + index for index in removal.rows.get(shard, frozenset())}
-        start += num_rows
-    return frozenset(places)
-
-
 def _elect(rows: list[dict[str, Any]], gone: frozenset[int]) -> None:
-    """Give every group whose best is gone another one: what was most like the old one."""
+    """Give every group whose best is gone another one: what was most like the old one.
+
+    To a mirrored one what was upright is the flip, as in `gate.py`. How like the new best the
+    others are nobody measured, and the column holds no null: the likeness to the old one stays.
+    """
     groups: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
         if row["copy_group"] != -1:
@@ -295,8 +323,12 @@ def _elect(rows: list[dict[str, Any]], gone: frozenset[int]) -> None:
                                  "copy_likeness": 0.0}  # fmt: skip
         elif any(rows[place]["copy_of"] in gone for place in members):
             best = max(members, key=lambda place: (rows[place]["copy_likeness"], -place))
+            is_mirrored = rows[best]["copy_kind"] == "flip"
             for place in members:
                 rows[place]["copy_of"] = best
+                if is_mirrored:
+                    is_flip = rows[place]["copy_kind"] == "flip"
+                    rows[place]["copy_kind"] = "near" if is_flip else "flip"
             rows[best] |= {"copy_kind": None, "copy_likeness": 1.0}
 
 

@@ -29,8 +29,10 @@ class Removal:
         names: Keyed hashes of shard/key.
         keys: Of keys that no other record has.
         persons: Of persons of whom no image is left.
-        images: Of the images' sha256, and of those of photos.
+        sources: Of sources that no image is left of.
+        images: Of the images' sha256, of those of photos, and of the places of faces in photos.
         made: Of the sha256 of what was made of them.
+        current: Shards whose last step was planned by the decisions as they were before.
     """
 
     rows: Places
@@ -39,8 +41,10 @@ class Removal:
     names: frozenset[str] = frozenset()
     keys: frozenset[str] = frozenset()
     persons: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
     made: frozenset[str] = frozenset()
+    current: frozenset[str] = frozenset()
 
     def save(self, store: Store) -> None:
         """Write it down."""

@@ -24,11 +24,12 @@ from pipeline.cleaning.tables import Cleaned, Decision, Entry, Inspected, Privat
 from pipeline.commit import Attempt, commit_name, roll_forward
 from pipeline.plan import Plan
 from pipeline.sample import split_name
-from pipeline.sidecar import REPEATING, SCHEMA, Row
+from pipeline.sidecar import REPEATING, SCHEMA, Row, read_rows
 from pipeline.stage import Task
 from pipeline.storage import OWN_FOLDER, Store, trouble
 from pipeline.tar import Entry as TarEntry
 from pipeline.tar import TarWriter, read_tar
+from pipeline.worker import MAX_REASONS, without_name
 
 NO_LONGER = "of an image that was forgotten"
 BY_INDEX = (f"{tables.REVIEW}/", f"{OWN_FOLDER}/quarantine/")  # members are called INDEX.suffix
@@ -68,8 +69,13 @@ class Rewrite(Attempt):
         self._files[name].close()
         return self.path(name)
 
-    def decide(self, names: Iterable[str], counts: Mapping[str, int]) -> None:
-        """Make the files durable, write the decision over, and give them their names."""
+    def decide(self, names: Iterable[str], facts: Mapping[str, Any]) -> None:
+        """Make the files durable, write the decision over, and give them their names.
+
+        Args:
+            names: The files that were written.
+            facts: What the record says otherwise from now on.
+        """
         with trouble(self._store.url):
             for file in self._files.values():
                 file.close()
@@ -77,7 +83,7 @@ class Rewrite(Attempt):
         self._store.stage(self._name, list(fresh))
         before = self._record_before
         files = [fresh.get(file["name"], file) for file in before["files"]]
-        record = {**before, "attempt": self._task.attempt, "counts": dict(counts), "files": files}
+        record = {**before, **facts, "attempt": self._task.attempt, "files": files}
         data = json.dumps(record, indent=1, sort_keys=True).encode()
         self._decided = True  # unless told otherwise: recovery knows what became of it
         self._store.write(commit_name(self._task.plan, self._task.shard), data)
@@ -104,12 +110,20 @@ def rewrite_unit(
         changed = [name for name in _names(store, record) if _edited(store, name, edit, rewrite)]
         if not changed:
             return False
-        counts = record["counts"]
+        facts: dict[str, Any] = {}
         if sidecar in changed:
             with rewrite.written(sidecar).open("rb") as file:
-                counts = Counter(parquet.read(file, ["status"])["status"].to_pylist())
-        rewrite.decide(changed, counts)
+                facts = _counted(file)
+        rewrite.decide(changed, facts)
         return True
+
+
+def _counted(sidecar: BinaryIO) -> dict[str, Any]:
+    """What a commit says of its rows as a whole, as `pipeline/worker.py` counts it."""
+    rows = read_rows(sidecar)
+    reasons = Counter(f"{row.status}: {without_name(row)}" for row in rows if row.reason)
+    counts = Counter(row.status for row in rows)
+    return {"counts": dict(counts), "reasons": dict(reasons.most_common(MAX_REASONS))}
 
 
 def _names(store: Store, record: Mapping[str, Any]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """The proof of a removal: every file of an output folder is read again and looked through.
 
-Looked for are sha256 of what was removed (of every tar's members, and as text), keys and persons
-that nobody else has, shard/key, rows that are not blank, and embeddings. What is known only by
-keyed hash, after a crash, is compared as whole values; else texts are searched too.
+Looked for are sha256 of what was removed (of every tar's members, and as text), keys, persons and
+sources that nobody else has, shard/key, rows that are not blank, and embeddings. What is known only
+by keyed hash, after a crash, is compared as whole values; else texts are searched too.
 """
 
 import json
@@ -82,30 +82,30 @@ class Sought:
     def value(self, text: str, column: str = "") -> str:
         """What a whole value gives away, or "".
 
-        A key or person of digits alone, or one that is a word of these files, tells nothing by
-        itself: it counts where keys and persons stand.
+        A key, person or source of digits alone, or one that is a word of these files, tells nothing
+        by itself: it counts where such stand.
         """
         digest = self.stones.keyed(text)
         removal = self.removal
         if digest in removal.images or digest in removal.made:
             return "holds the sha256 of an image"
-        tells = not text.isdigit() and text not in VOCABULARY
+        tells = _tells(text)
         if digest in removal.names or (digest in removal.keys and (tells or column == "key")):
             return "names the key"
-        is_person = digest in removal.persons and (tells or column == "person")
-        return "names the person" if is_person else ""
+        if digest in removal.persons and (tells or column == "person"):
+            return "names the person"
+        is_source = digest in removal.sources and (tells or column == "source")
+        return "names the source" if is_source else ""
 
     def text(self, text: str, column: str = "") -> str:
         """What a text gives away, as a whole or somewhere in it, or ""."""
         found = self.value(text, column)
-        if not found and self._words and (match := self._words.search(text)):
-            is_digest = match[0] in self.plain.digests
-            found = "holds the sha256 of an image" if is_digest else "names the key"
-        return found
+        searched = () if found else self._patterns
+        return next((what for what, pattern in searched if pattern.search(text)), found)
 
     @cached_property
-    def _words(self) -> re.Pattern[str] | None:
-        return _pattern(self.plain)
+    def _patterns(self) -> list[tuple[str, re.Pattern[str]]]:
+        return list(_patterns(self.plain))
 
     def bytes(self, data: bytes) -> str:
         """What the bytes of a member or cell give away, or ""."""
@@ -120,13 +120,30 @@ class Sought:
         return bool((np.abs(self.plain.identities - vector).max(axis=1) < SAME_EMBEDDING).any())
 
 
-def _pattern(plain: Plain) -> re.Pattern[str] | None:
-    """Words as a search; a number or a plain word is a key only where it stands alone."""
+def _tells(text: str) -> bool:
+    """Whether a text stands for somebody wherever it stands."""
+    return not text.isdigit() and text not in VOCABULARY
+
+
+def _patterns(plain: Plain) -> Iterator[tuple[str, re.Pattern[str]]]:
+    """What is searched for in texts, and what it means to find it.
+
+    A number or a plain word is a key only where it stands alone. A person or source counts within
+    a sentence, not within a path or address, which may be of somebody else.
+    """
     keys = {key for key in plain.keys if not key.isalpha() and not key.isdigit()}
-    words = sorted(keys | plain.names | plain.digests, key=lambda word: (-len(word), word))
-    if not words:
-        return None
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, words))})(?![\w-])")
+    persons, sources = ({each for each in group if each and _tells(each)}
+                        for group in (plain.persons, plain.sources))  # fmt: skip
+    for what, words, before, after in (
+        ("holds the sha256 of an image", plain.digests, r"[\w-]", r"[\w-]"),
+        ("names the key", keys | plain.names, r"[\w-]", r"[\w-]"),
+        ("names the person", persons, r"[\w/-]", r"[\w/-]"),
+        ("names the source", sources, r"[\w/-]", r"[.?&#=%]*[\w/-]"),
+    ):
+        if words:
+            longest_first = sorted(words, key=lambda word: (-len(word), word))
+            any_of = "|".join(map(re.escape, longest_first))
+            yield what, re.compile(rf"(?<!{before})(?:{any_of})(?!{after})")
 
 
 def scan(store: Store, sought: Sought) -> Report:

@@ -79,3 +79,13 @@ def digest_of(shard: str, key: str, sha256: str | None) -> str:
         sha256: Of its image, in hex.
     """
     return sha256 or hashlib.sha256(f"{shard}/{key}".encode()).hexdigest()
+
+
+def digest_of_face(photo_sha256: str, number: int) -> str:
+    """What a face of a photo is known by, however it is cut out: its place in the photo.
+
+    Args:
+        photo_sha256: Of the photo, in hex.
+        number: Which face of it, from 0.
+    """
+    return hashlib.sha256(f"{photo_sha256} {number}".encode()).hexdigest()
