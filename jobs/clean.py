@@ -123,6 +123,9 @@ def command(
     )
     try:
         end = run_clean(request, flags)
+    except KeyboardInterrupt:  # between two steps; within one the engine ends it in good order
+        typer.echo("vsp: stopped; run the same command again to go on", err=True)
+        return EXIT_STOPPED
     except Stopped:
         return EXIT_STOPPED
     if as_json and not dry_run:

@@ -89,7 +89,7 @@ def run_clean(request: CleanRequest, flags: RunFlags) -> CleanEnd:
         RunError: If a step cannot go on.
         Stopped: By a signal.
     """
-    from jobs.cleaning_plan import make_run, tell_plan
+    from jobs.cleaning_plan import ADD_IDENTITY, make_run, tell_plan
     from jobs.cleaning_steps import check_out, start_over
     from pipeline.cleaning.removal.forget import finish_pending
     from pipeline.locks import run_lock
@@ -99,6 +99,8 @@ def run_clean(request: CleanRequest, flags: RunFlags) -> CleanEnd:
         tell_plan(run)
         return CleanEnd(0)
     check_out(run)
+    if not run.look.identity:
+        typer.echo(ADD_IDENTITY, err=True)
     run.begin()
     with run_lock(run.store):
         finish_pending(run.store)

@@ -76,8 +76,6 @@ class CleanRun:
 
         if isinstance(self.store, LocalStore):
             make_out(self.store.root)
-        if not self.look.identity:
-            typer.echo(ADD_IDENTITY, err=True)
 
 
 def make_run(request: CleanRequest, flags: RunFlags) -> CleanRun:

@@ -282,11 +282,12 @@ def _verdicts(run: CleanRun, seen: "pa.Table") -> overrule.Overrules:
     there = overrule.load(run.store)
     if run.request.overrule is None:
         return there
-    keys = set(seen["key"].to_pylist())
+    places = set(zip(seen["shard"].to_pylist(), seen["key"].to_pylist(), strict=True))
+    places |= {("", key) for _, key in places}
     more = overrule.read_file(run.request.overrule)
-    known = {place: verdict for place, verdict in more.items() if place[1] in keys}
+    known = {place: verdict for place, verdict in more.items() if place in places}
     if len(known) < len(more):
-        first = next(key for _, key in more if key not in keys)
+        first = next(place[1] for place in more if place not in places)
         typer.echo(
             f"{run.request.overrule}: {len(more) - len(known)} of {len(more)} keys are not in this "
             f"set, the first {first!a}", err=True,

@@ -31,7 +31,7 @@ def command(
     from pipeline.status import look
     from pipeline.storage import open_store
 
-    ledger, plan, is_last = _latest(out)
+    ledger, plan, is_last = latest(out)
     status = look(ledger, plan, lock_holder(open_store(out)))
     if as_json:
         typer.echo(json.dumps(_facts(status)))
@@ -42,7 +42,7 @@ def command(
     return EXIT_BAD_RECORDS if any(status.counts[s] for s in BAD_STATUSES) else EXIT_DONE
 
 
-def _latest(out: str) -> "tuple[Ledger, Plan, bool]":
+def latest(out: str) -> "tuple[Ledger, Plan, bool]":
     """The run on a folder, or the step that `vsp clean` has come to; and whether it is the last.
 
     Raises:

@@ -25,11 +25,14 @@ def command(
     Exit code: 0 all is well, 1 something is wrong, 75 shards are pending and what is there is well,
     2 no run has begun there.
     """
-    from jobs.running import open_ledger
+    from jobs.status import latest
     from pipeline.runner import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
     from pipeline.verify import verify
 
-    ledger, plan = open_ledger(out)
+    ledger, plan, is_last = latest(out)
+    if not is_last:
+        typer.echo(f"{out}: `vsp clean` has come to {plan.job}; no shard is written yet")
+        return EXIT_STOPPED
     if plan.job == "clean":
         _finish_removal(ledger.store)
     verdict = verify(ledger, plan)

@@ -45,6 +45,9 @@ from pipeline.storage import Store, load_json
 NO_GROUP = -1
 # Long texts of every image are not needed here, and a million rows of them are gigabytes.
 NOT_NEEDED = ("fields", "source", "licence", "author", "face_points", "face_box")
+PROVENANCE = ("source", "licence", "author", "person")
+STEPS_PER_OCTAVE = 3  # what `native_side_px` can tell apart
+QUALITY_STEP = 0.05
 
 
 class DecideConfig(Frozen):
@@ -92,13 +95,18 @@ def load_seen(store: Store, shards: Sequence[str]) -> pa.Table:
     Args:
         store: The cleaning run's output folder.
         shards: Names of all shards.
+
+    Returns:
+        Columns of `Inspected`, `shard`, and `provenance`: how many of `PROVENANCE` are known.
     """
     columns = [name for name in schema_of(Inspected).names if name not in NOT_NEEDED]
     tables = []
     for shard in sorted(shards):
         with store.open(f"{INSPECT}/{INSPECTED}/{shard}.parquet") as file:
-            table = pq.read_table(file, columns=columns)
+            table = pq.read_table(file, columns=list({*columns, *PROVENANCE}))
+        known = sum(table[name].is_valid().to_numpy().astype(np.int8) for name in PROVENANCE)
         names = pa.array([shard] * len(table), pa.string())
+        table = table.select(columns).append_column("provenance", pa.array(known, pa.int8()))
         tables.append(table.append_column(pa.field("shard", pa.string(), False), names))
     return pa.concat_tables(tables)
 
@@ -207,12 +215,17 @@ def _private(
 
 
 def _rank(seen: pa.Table) -> list[tuple[float, ...]]:
-    """Which of several copies is the best: detail, then quality, then pixels, then bytes."""
-    names = ("native_side_px", "quality", "width_px", "size_bytes")
-    columns = [
-        np.nan_to_num(seen[name].cast(pa.float64()).to_numpy(zero_copy_only=False), nan=-1.0)
-        for name in names
-    ]
+    """Which of several copies is the best.
+
+    Detail first, as far as it can be told apart; then whose origin is known; then quality, pixels,
+    bytes.
+    """
+    detail, quality, origin, width, size = (
+        np.nan_to_num(seen[name].cast(pa.float64()).to_numpy(zero_copy_only=False), nan=0.0)
+        for name in ("native_side_px", "quality", "provenance", "width_px", "size_bytes")
+    )
+    steps = np.round(np.log2(np.maximum(detail, 1)) * STEPS_PER_OCTAVE)
+    columns = (steps, origin, np.round(quality / QUALITY_STEP), width, size)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 

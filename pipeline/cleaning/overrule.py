@@ -52,8 +52,10 @@ def read_file(path: Path) -> "Mapping[tuple[str, str], Overruled | None]":
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give a CSV of keys and verdicts") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; give a CSV of keys and verdicts") from None
     return _rows(text, str(path), (*VERDICTS, WITHDRAWN))
 
 
