@@ -21,8 +21,10 @@ GRID = 8
 """Cells each way: noise and fine detail average out in one, an eye or a mouth does not."""
 GATE_WEIGHT = 0.5
 """Lying at the gate is less of a doubt than a doubtful identity."""
+DISAGREEMENT_WEIGHT = 0.6
+"""Two scorers often lie levels apart; alone that shall not hide a doubtful identity."""
 FULL_DISAGREEMENT = 2.0
-"""Levels of damage that two scorers must lie apart for the full doubt."""
+"""Levels of damage that two scorers must lie apart for the full share of doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,9 @@ def doubt(
 
     Three doubts from 0 to 1, joined as if independent, 1 - (1 - a)(1 - b)(1 - c):
     a: the identity's nearness to its threshold, in units of the distance from there to the median
-    of restored faces; b: quality net and classic measures disagree, in levels of damage; c, at
-    most half: the quality's nearness to the gate, in units of the distance from there to the
-    mildest restored level.
+    of restored faces; b, at most 0.6: quality net and classic measures disagree, in levels of
+    damage; c, at most half: the quality's nearness to the gate, in units of the distance from there
+    to the mildest restored level.
 
     Args:
         seen: What was seen of the image.
@@ -128,7 +130,10 @@ def doubt(
     """
     if thresholds is None or seen.status != "inspected":
         return 0.0
-    doubts = [_disagreement(seen, thresholds), GATE_WEIGHT * _at_gate(seen, thresholds)]
+    doubts = [
+        DISAGREEMENT_WEIGHT * _disagreement(seen, thresholds),
+        GATE_WEIGHT * _at_gate(seen, thresholds),
+    ]
     if verified is not None and decided.level is not None:
         doubts.append(_identity_doubt(verified, thresholds.at(decided.level)))
     return float(1 - np.prod([1 - each for each in doubts]))
