@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jobs import cleaning_steps as steps
 from jobs.cleaning import CleanRequest
+from jobs.cleaning_estimate import tell_estimate
 from jobs.cleaning_plan import make_run
 from jobs.running import RunFlags
 from pipeline import images
@@ -78,6 +79,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     run.begin()
     total_s = 0.0
     with run_lock(run.store):
+        tell_estimate(run)
         thresholds = None
         for name in ("inspect", "calibrate", "decide", "clean"):
             start_s = time.perf_counter()
