@@ -253,7 +253,7 @@ class Mortal(LocalStore):
 @pytest.mark.parametrize(
     ("after", "stride"),
     [(False, 6), pytest.param(False, 1, marks=pytest.mark.slow),
-     pytest.param(True, 1, marks=pytest.mark.slow)],
+     pytest.param(True, 3, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_a_removal_interrupted_at_any_change_is_finished(
     folder, tmp_path, monkeypatch, after, stride
