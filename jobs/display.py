@@ -72,6 +72,7 @@ class Display:
     def _facts(self, summary: "Summary") -> dict[str, str]:
         done = summary.num_done + summary.num_skipped
         facts = {
+            "job": summary.plan.job,
             "shards": f"{done}/{summary.num_shards} shards",
             "records": f"{max(summary.counts.total(), summary.num_live)} records",
         }
