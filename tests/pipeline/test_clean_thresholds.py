@@ -275,7 +275,7 @@ def test_a_small_share_of_few_trials_is_not_believed():
     # 27 of 30 are 90 %, but may as well be 74 %.
     found = derive(make_trials(count=30, closer=(0.9,) * 5), CONFIG, {})
     assert found.refusal == "no_profit"
-    assert derive(make_trials(count=120, closer=(0.91,) * 5), CONFIG, {}).refusal == ""
+    assert derive(make_trials(count=120, closer=(0.97,) * 5), CONFIG, {}).refusal == ""
 
 
 def test_a_mild_level_that_profits_below_one_that_does_not_is_left_alone():

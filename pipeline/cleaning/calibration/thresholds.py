@@ -53,7 +53,7 @@ class CalibrateConfig(Frozen):
 
     min_trials: int = Field(30, ge=2)
     min_closer: float = Field(0.9, gt=0.5, le=1)
-    min_closer_low: float = Field(0.8, ge=0.5, le=1)
+    min_closer_low: float = Field(0.9, ge=0.5, le=1)
     far: float = Field(1e-3, gt=0, lt=0.5)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     min_genuine: float = Field(0.9, gt=0, le=1)
