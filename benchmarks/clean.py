@@ -19,6 +19,7 @@ from jobs import cleaning_steps as steps
 from jobs.cleaning import CleanRequest
 from jobs.cleaning_estimate import tell_estimate
 from jobs.cleaning_plan import make_run
+from jobs.cleaning_trials import calibrate
 from jobs.running import RunFlags
 from pipeline import images
 from pipeline.cleaning.calibration.levels import LEVELS, damage
@@ -84,7 +85,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         for name in ("inspect", "calibrate", "decide", "clean"):
             start_s = time.perf_counter()
             if name == "calibrate":
-                thresholds = steps.calibrate(run)
+                thresholds = calibrate(run)
             elif name == "decide":
                 steps.decide(run, thresholds)
             else:

@@ -111,6 +111,7 @@ def _all_steps(run: "CleanRun") -> CleanEnd:
     from jobs import cleaning_steps as steps
     from jobs.cleaning_estimate import tell_estimate
     from jobs.cleaning_plan import take_crops
+    from jobs.cleaning_trials import calibrate
 
     tell_estimate(run)
     is_whole = True
@@ -118,7 +119,7 @@ def _all_steps(run: "CleanRun") -> CleanEnd:
         is_whole = steps.align(run)
         run = take_crops(run)
     steps.inspect(run)
-    thresholds = steps.calibrate(run)
+    thresholds = calibrate(run)
     steps.decide(run, thresholds)
     summary = steps.clean(run)
     if not run.request.keep_embeddings and not summary.stopped and summary.exit_code != 1:

@@ -29,12 +29,12 @@ from pipeline.storage import OWN_FOLDER, open_store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.cleaning.calibration.thresholds import Thresholds, Trial
+    from pipeline.cleaning.calibration.thresholds import Thresholds
     from pipeline.runner import Summary
     from pipeline.stages.clean import CleanConfig
 
 
-def _run(job: Job, what: str, flags: RunFlags) -> "Summary":
+def run_part(job: Job, what: str, flags: RunFlags) -> "Summary":
     """Run a step and tell it in one line."""
     with quiet():
         summary = run_job(job, flags)
@@ -59,7 +59,7 @@ def align(run: CleanRun) -> bool:
     out = f"{run.out}/{ALIGNED}"
     provenance = AlignStage(config, run.out).provenance
     job = Job("align", stage, provenance, run.units, out, versions=versions())
-    return not _run(job, "faces cut out", _codec_flags(run)).num_bad
+    return not run_part(job, "faces cut out", _codec_flags(run)).num_bad
 
 
 # ------------------------------------------------------------------------------------ inspect
@@ -82,10 +82,10 @@ def inspect(run: CleanRun) -> None:
     if _is_unfinished(run, out):  # what is found anew has to be compared, and decided about, anew
         run.store.remove(GROUPS)
         run.store.remove(THRESHOLDS)
-    _run(job, "inspected", _codec_flags(run))
+    run_part(job, "inspected", _codec_flags(run))
     if _take_back(run):
         typer.echo("embeddings are needed again: looking at their shards once more", err=True)
-        _run(job, "inspected", replace(_codec_flags(run), only_failed=False))
+        run_part(job, "inspected", replace(_codec_flags(run), only_failed=False))
 
 
 def _is_unfinished(run: CleanRun, out: str) -> bool:
@@ -106,7 +106,7 @@ def _codec_flags(run: CleanRun) -> RunFlags:
     return replace(run.flags, codec_threads=threads, as_json=False, gpus_per_worker=0.0)
 
 
-def _model_flags(run: CleanRun) -> RunFlags:
+def model_flags(run: CleanRun) -> RunFlags:
     """What the model leaves of the cores looks at its faces."""
     from jobs.models import num_cores
 
@@ -138,10 +138,10 @@ def _groups_digest(run: CleanRun) -> str:
     """What groups of copies and persons follow from: what was seen, and how it is compared."""
     settings = run.settings
     copies = settings.copies.model_dump(mode="json", exclude={"threads"})
-    return _digest([_seen_facts(run), copies, settings.identities.model_dump(mode="json")])
+    return digest_of([seen_facts(run), copies, settings.identities.model_dump(mode="json")])
 
 
-def _seen_facts(run: CleanRun) -> list[Any]:
+def seen_facts(run: CleanRun) -> list[Any]:
     """What the tables of what was seen follow from; an image that is forgotten changes nothing."""
     plan = Ledger(open_store(f"{run.out}/{INSPECT}")).plan()
     assert plan, "the inspection comes first"
@@ -153,106 +153,9 @@ def _seen_facts(run: CleanRun) -> list[Any]:
     return [plan.settings, [[unit.shard, unit.version, unit.limit] for unit in units]]
 
 
-# ---------------------------------------------------------------------------------- calibrate
-
-
-def calibrate(run: CleanRun) -> "Thresholds | None":
-    """Try the model on the set's own good faces, and derive what may be restored.
-
-    Returns:
-        The thresholds; None where nothing can be or shall be calibrated.
-    """
-    from pipeline.cleaning.calibration.thresholds import derive, table_lines
-    from pipeline.stages.clean import load_thresholds
-
-    if not run.look.identity or not run.request.calibrate:
-        run.store.remove(THRESHOLDS)
-        return None
-    job, facts = _trials_job(run)
-    settings = run.settings
-    digest = _digest([
-        job.provenance.config, facts, _seen_facts(run), settings.sample.model_dump(mode="json"),
-        settings.calibrate.model_dump(mode="json"),
-    ])  # fmt: skip
-    there = load_thresholds(run.store)
-    if there is None or there.derived_from != digest:
-        if job.units:
-            what = "calibration: faces tried at five levels of damage"
-            _run(job, what, _model_flags(run))
-        there = derive(_trials(job), run.settings.calibrate, facts)
-        there = there.model_copy(update={"derived_from": digest})
-        run.store.write(THRESHOLDS, there.model_dump_json(indent=1).encode())
-    for line in table_lines(there):
-        typer.echo(line, err=True)
-    return there
-
-
-def _digest(facts: Any) -> str:
+def digest_of(facts: Any) -> str:
+    """What a set of facts is known by."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _trials_job(run: CleanRun) -> "tuple[Job, dict[str, str]]":
-    """The calibration as a run of the engine, and what its table shall say of itself."""
-    from jobs.cleaning_estimate import num_faces
-    from pipeline.cleaning.calibration.closeness import Closeness
-    from pipeline.cleaning.calibration.sample import choose_faces
-    from pipeline.cleaning.decide import load_seen
-    from pipeline.stages.calibrate import CalibrateStage, TrialsConfig
-
-    out = f"{run.out}/{CALIBRATE}"
-    closeness = Closeness(run.lpips)
-    faces = num_faces(run)
-    config = TrialsConfig.model_validate(
-        dict(run.values) | {"look": run.look, "lpips": run.lpips, "faces": faces,
-                            "closeness_sha256": closeness.sha256, "names": run.settings.names}
-    )  # fmt: skip
-    seen = load_seen(run.store, [unit.shard for unit in run.units])
-    by_shard = {unit.shard: unit for unit in run.units}
-    sample = run.settings.sample.model_copy(update={"faces": faces})
-    batches = choose_faces(seen, by_shard, run.model_size, run.request.seed, sample)
-
-    def begin() -> None:
-        store = open_store(out)
-        for batch in batches:
-            batch.save(store)
-
-    units = tuple(batch.as_unit() for batch in batches)
-    grows, again = _goes_on(out, config.provenance.config)
-    job = Job(
-        "calibrate", partial(CalibrateStage, config), config.provenance, units, out,
-        versions=versions(), grows=grows, again=again, begin=begin,
-    )  # fmt: skip
-    if not job.grows:
-        begin()
-    facts = {"model_sha256": run.model.sha256, "closeness": closeness.name,
-             "model": run.model.name, "size_px": str(run.model_size)}  # fmt: skip
-    return job, facts
-
-
-def _goes_on(out: str, config: str) -> tuple[bool, frozenset[str]]:
-    """Whether the calibration's folder takes more faces, and which of its trials are gone."""
-    from pipeline.cleaning.output import TRIALS
-
-    ledger = Ledger(open_store(out))
-    there = ledger.plan()
-    if there is None or difference(there.settings, json.loads(config)):
-        return False, frozenset()
-    kept = {name.rpartition("/")[2] for name in ledger.store.list(f"{OWN_FOLDER}/{TRIALS}")}
-    done = ledger.committed(there)
-    return True, frozenset(shard for shard in done if f"{shard}.parquet" not in kept)
-
-
-def _trials(job: Job) -> "list[Trial]":
-    from pipeline.cleaning.calibration.thresholds import Trial
-    from pipeline.cleaning.output import TRIALS
-    from pipeline.cleaning.tables import read_table_rows
-
-    store = open_store(job.out)
-    trials: list[Trial] = []
-    for unit in job.units:
-        with store.open(f"{OWN_FOLDER}/{TRIALS}/{unit.shard}.parquet") as file:
-            trials += read_table_rows(file, Trial)
-    return trials
 
 
 # ------------------------------------------------------------------------------------- decide
@@ -360,7 +263,7 @@ def clean(run: CleanRun) -> "Summary":
         "clean", partial(CleanStage, config), config.provenance, units, run.out,
         versions=versions(), grows=grows, again=again, is_locked=True,
     )  # fmt: skip
-    return _run(job, "cleaned", _model_flags(run))
+    return run_part(job, "cleaned", model_flags(run))
 
 
 def _aligner(run: CleanRun) -> str:
