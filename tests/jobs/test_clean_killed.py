@@ -22,8 +22,6 @@ STEPS = (
     "inspect/_vsp/commits/*/000000.json",
     "calibrate/_vsp/commits/*/*.json",
     "decide/groups.parquet",
-    "decide/decisions/000000.parquet",
-    "plan.json",
     "commits/*/000000.json",
 )
 
