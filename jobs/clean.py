@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from jobs.models import default_workers, pick_device
-from jobs.options import AsJson, DryRun, OnlyFailed, Patience, Pool, RayAddress, Restart
+from jobs.options import (
+    AsJson,
+    BatchSize,
+    Device,
+    DryRun,
+    GpusPerWorker,
+    OnlyFailed,
+    Patience,
+    Pool,
+    RayAddress,
+    Replicas,
+    Restart,
+)
 
 EXAMPLE = "vsp clean 'faces/{000000..000011}.tar' cleaned/"
 EXIT_STOPPED = 75
@@ -49,24 +61,18 @@ def command(
     limit: Annotated[int, typer.Option(min=0, help="Only the first N images; 0 for all.")] = 0,
     only_failed: OnlyFailed = False,
     restart: Restart = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Faces per run of the model.")
-    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Torch threads of a worker; 1 for a small model.")
     ] = None,
     codec_threads: Annotated[
         int | None, typer.Option(min=1, max=24, help="Threads of a worker that look and encode.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Replicas of the model; one, or one a GPU.")
-    ] = None,
+    workers: Replicas = None,
     pool: Pool = "auto",
     ray_address: RayAddress = "",
-    gpus_per_worker: Annotated[
-        float, typer.Option(min=0.01, help="Share of a GPU that a worker takes.")
-    ] = 1.0,
+    gpus_per_worker: GpusPerWorker = 1.0,
     patience: Patience = 600.0,
     overrides: Annotated[
         list[str] | None,

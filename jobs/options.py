@@ -22,3 +22,9 @@ Patience = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The summary as JSON.")]
 DryRun = Annotated[bool, typer.Option("-n", "--dry-run", help="Print settings and plan, and stop.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Faces per run of the model.")]
+Replicas = Annotated[
+    int | None, typer.Option(min=1, help="Replicas of the model; one, or one a GPU.")
+]
+GpusPerWorker = Annotated[float, typer.Option(min=0.01, help="Share of a GPU that a worker takes.")]

@@ -19,12 +19,16 @@ from jobs.models import (
 )
 from jobs.options import (
     AsJson,
+    BatchSize,
+    Device,
     DryRun,
+    GpusPerWorker,
     OnlyFailed,
     Patience,
     Pool,
     Quarantine,
     RayAddress,
+    Replicas,
     Restart,
 )
 
@@ -88,10 +92,8 @@ def command(
     limit: Annotated[int, typer.Option(min=0, help="Only the first N images; 0 for all.")] = 0,
     only_failed: OnlyFailed = False,
     restart: Restart = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Faces per run of the model.")
-    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Torch threads of a worker; all cores by default.")
     ] = None,
@@ -99,14 +101,10 @@ def command(
         int | None,
         typer.Option(min=1, max=24, help="Threads of a worker that decode and encode."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Replicas of the model; one, or one a GPU.")
-    ] = None,
+    workers: Replicas = None,
     pool: Pool = "auto",
     ray_address: RayAddress = "",
-    gpus_per_worker: Annotated[
-        float, typer.Option(min=0.01, help="Share of a GPU that a worker takes.")
-    ] = 1.0,
+    gpus_per_worker: GpusPerWorker = 1.0,
     patience: Patience = 600.0,
     overrides: Annotated[
         list[str] | None,
