@@ -63,6 +63,29 @@ class Sample:
         return next((member for member in self.members if member.is_image), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A sample with the name of its shard; to the engine a record like the sample itself."""
+
+    sample: Sample
+    shard: str
+
+    @property
+    def index(self) -> int:
+        """Place among the shard's records."""
+        return self.sample.index
+
+    @property
+    def key(self) -> str:
+        """The record's name."""
+        return self.sample.key
+
+    @property
+    def num_bytes(self) -> int:
+        """What it holds until it is written."""
+        return self.sample.num_bytes
+
+
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a member's name into key and suffix as webdataset does; None where it sees no key."""
     match = _KEY_AND_SUFFIX.fullmatch(name)

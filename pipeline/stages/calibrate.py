@@ -19,7 +19,7 @@ from pipeline.cleaning.metadata import FieldMap, metadata_of
 from pipeline.cleaning.output import TrialOutput, TrialResult
 from pipeline.images import ImageFault, Pixels
 from pipeline.replica import LoadModel, Replica, ReplicaConfig, canonical, load_model
-from pipeline.sample import Sample
+from pipeline.sample import Placed
 from pipeline.shards import read_shard
 from pipeline.sidecar import Provenance, Row, sha256
 from pipeline.stage import Face, Prepared, Task
@@ -49,29 +49,6 @@ class TrialsConfig(ReplicaConfig):
         settings = self.settings() | {"look": self.look.settings()}
         del settings["lpips"]
         return Provenance(self.seed, self.model.name, self.model.sha256, canonical(settings))
-
-
-@dataclass(frozen=True, slots=True)
-class TrialRecord:
-    """One chosen face and where it lies."""
-
-    sample: Sample
-    shard: str
-
-    @property
-    def index(self) -> int:
-        """Place among the shard's records."""
-        return self.sample.index
-
-    @property
-    def key(self) -> str:
-        """The record's name."""
-        return self.sample.key
-
-    @property
-    def num_bytes(self) -> int:
-        """What it holds until it is written."""
-        return self.sample.num_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +83,13 @@ class CalibrateStage:
         cv2.setNumThreads(self._threads_before)
         del self._replica, self._look
 
-    def read(self, task: Task) -> Iterator[TrialRecord]:
+    def read(self, task: Task) -> Iterator[Placed]:
         """Read the chosen records of a shard."""
         batch = Batch.load(open_store(task.out), task.shard)
         wanted, last = set(batch.indices), max(batch.indices)
         for sample in read_shard(batch.source):
             if sample.index in wanted:
-                yield TrialRecord(sample, batch.shard)
+                yield Placed(sample, batch.shard)
             if sample.index >= last:
                 return
 
@@ -124,7 +101,7 @@ class CalibrateStage:
         """Write the trials of a unit."""
         return TrialOutput(task, self._config.provenance)
 
-    def prepare(self, record: TrialRecord) -> Prepared:
+    def prepare(self, record: Placed) -> Prepared:
         """Decode a face and damage it at every level."""
         sample = record.sample
         assert sample.image, "only faces are chosen"
@@ -143,7 +120,7 @@ class CalibrateStage:
 
     def finish(self, prepared: Prepared, restored: Sequence[Pixels | None]) -> TrialResult:
         """Compare every restored face with the truth and with what it was made of."""
-        record: TrialRecord = prepared.record
+        record: Placed = prepared.record
         if not restored:
             return self.reject(record, str(prepared.state))
         state: _Truth = prepared.state
@@ -155,13 +132,11 @@ class CalibrateStage:
         row = Row(record.index, record.key, "restored", sha256_in=state.digest)
         return TrialResult(row, trials)
 
-    def reject(self, record: TrialRecord, reason: str) -> TrialResult:
+    def reject(self, record: Placed, reason: str) -> TrialResult:
         """A face that says nothing."""
         return TrialResult(Row(record.index, record.key, "failed", reason))
 
-    def _trial(
-        self, record: TrialRecord, level: int, state: _Truth, lq: Pixels, after: Pixels
-    ) -> Trial:
+    def _trial(self, record: Placed, level: int, state: _Truth, lq: Pixels, after: Pixels) -> Trial:
         look, truth = self._look, state.truth
         points = points_of(look.faces(lq))
         embeddings: list[Any] = [look.identity(picture, points) for picture in (lq, after)]

@@ -30,7 +30,7 @@ from pipeline.cleaning.tables import (
 )
 from pipeline.images import Header, ImageFault, Pixels
 from pipeline.replica import LoadModel, Replica, ReplicaConfig, canonical, load_model
-from pipeline.sample import Member, Sample
+from pipeline.sample import Member, Placed
 from pipeline.shards import read_shard
 from pipeline.sidecar import Provenance, Row, Status, sha256
 from pipeline.stage import Face, Prepared, Task
@@ -65,28 +65,11 @@ class CleanConfig(ReplicaConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class CleanRecord:
+class CleanRecord(Placed):
     """One record with what was seen and decided."""
 
-    sample: Sample
     seen: Inspected
     decided: Decision
-    shard: str
-
-    @property
-    def index(self) -> int:
-        """Place among the shard's records."""
-        return self.sample.index
-
-    @property
-    def key(self) -> str:
-        """The record's name."""
-        return self.sample.key
-
-    @property
-    def num_bytes(self) -> int:
-        """What it holds until it is written."""
-        return self.sample.num_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +110,7 @@ class CleanStage:
         seen = _rows(store, f"{INSPECT}/{INSPECTED}/{task.shard}.parquet", Inspected)
         decided = _rows(store, f"{DECISIONS}/{task.shard}.parquet", Decision)
         for sample, row, decision in zip(read_shard(task.source), seen, decided, strict=False):
-            yield CleanRecord(sample, row, decision, task.shard)
+            yield CleanRecord(sample, task.shard, row, decision)
 
     def carried(self, task: Task) -> Iterator[CleanResult]:
         """Nothing: a shard is cleaned as a whole."""

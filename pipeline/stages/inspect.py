@@ -155,7 +155,7 @@ class InspectStage:
         measures = measure(pixels, data, row.format or "")
         faces = self._look.faces(pixels)
         points = points_of(faces)
-        prints = make_prints(pixels, points)
+        prints = make_prints(pixels)
         identity = self._look.identity(pixels, points)
         values: dict[str, Any] = {
             name: getattr(measures, name)

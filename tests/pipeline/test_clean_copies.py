@@ -100,9 +100,8 @@ DAMAGES = {
 
 def test_a_print_follows_from_the_pixels_and_has_one_length():
     face = faces()[0]
-    points = np.ones((5, 2))
-    assert len(make_prints(face, None)) == PRINT_BYTES
-    assert make_prints(face, None) == make_prints(face.copy(), points)
+    assert len(make_prints(face)) == PRINT_BYTES
+    assert make_prints(face) == make_prints(face.copy())
 
 
 def test_gain_offset_and_gamma_cancel():
@@ -116,7 +115,7 @@ def test_gain_offset_and_gamma_cancel():
 def test_a_blank_picture_is_a_copy_of_nothing(value):
     blank = np.full((64, 64, 3), value, np.uint8)
     noisy = blank + np.random.default_rng(0).integers(-2, 3, blank.shape).clip(0).astype(np.uint8)
-    assert make_prints(blank, None) == bytes(PRINT_BYTES)
+    assert make_prints(blank) == bytes(PRINT_BYTES)
     assert listed(found(packed([blank, blank, np.where(value == 0, blank, noisy)]))) == []
 
 
@@ -135,7 +134,7 @@ def test_the_hash_of_a_crop_is_among_those_of_the_whole():
 
 
 def test_phash_hex_is_the_first_hash():
-    prints = make_prints(faces()[0], None)
+    prints = make_prints(faces()[0])
     assert phash_hex(prints) == f"{int(hashes_of(packed([faces()[0]]))[0, 0]):016x}"
     assert len(phash_hex(bytes(PRINT_BYTES))) == 16
 

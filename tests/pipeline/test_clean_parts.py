@@ -91,10 +91,11 @@ def test_what_is_no_metadata_says_nothing(facts):
 
 def test_a_lone_surrogate_does_not_break_the_table():
     found = metadata_of(sample(b'{"source": "\\ud800"}'), FieldMap())
-    write_rows(
-        io.BytesIO(), [Inspected(0, "a", "inspected", source=found.source, fields=found.fields)],
-        Inspected,
-    )  # fmt: skip
+    file = io.BytesIO()
+    row = Inspected(0, "a", "inspected", source=found.source, fields=found.fields)
+    write_rows(file, [row], Inspected)
+    file.seek(0)
+    assert read_table_rows(file, Inspected) == [row]
 
 
 # -------------------------------------------------------------------------------------- verdicts

@@ -49,19 +49,17 @@ _DARKEST = 1 / 255
 _POWERS = (0.2, 5.0)
 
 
-def make_prints(pixels: Pixels, points: NDArray[np.float64] | None = None) -> bytes:
+def make_prints(pixels: Pixels) -> bytes:
     """The print of an image.
 
     The face's points are not used: see docs/duplicates.md for what they were worth.
 
     Args:
         pixels: (H, W, 3) uint8 RGB, an aligned face crop of any size and nearly any aspect.
-        points: (5, 2) of the face; not needed.
 
     Returns:
         `PRINT_BYTES` bytes; all zeros for a blank picture, which is a near copy of nothing.
     """
-    del points
     plain = plain_picture(pixels)
     if plain is None:
         return bytes(PRINT_BYTES)
