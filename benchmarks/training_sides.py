@@ -85,7 +85,9 @@ def smooth_faces(count: int) -> Batch:
     fine = F.interpolate(coarse, (SIZE, SIZE), mode="bicubic").clamp(-1, 1)
     lq, hq = fine.contiguous(memory_format=FORMAT).chunk(2)
     names = tuple(f"face-{i}" for i in range(count))
-    return Batch(names, names, lq, hq, torch.full((count, 5, 2), math.nan))
+    return Batch(
+        names, names, lq, hq, torch.full((count, 5, 2), math.nan), torch.full((count,), math.nan)
+    )
 
 
 class SameFaces:
@@ -104,7 +106,8 @@ def part_of(batch: Batch, part: int, count: int) -> Batch:
     """Every ``count``-th record from ``part`` on."""
     records = slice(part, None, count)
     lq, hq = (t[records].contiguous(memory_format=FORMAT) for t in (batch.lq, batch.hq))
-    return Batch(batch.keys[records], batch.streams[records], lq, hq, batch.points[records])
+    points, quality = batch.points[records], batch.quality[records]
+    return Batch(batch.keys[records], batch.streams[records], lq, hq, points, quality)
 
 
 class Strict:

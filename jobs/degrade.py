@@ -156,5 +156,6 @@ def _tell_presets(*, asked: bool) -> None:
             "JPEG": config.jpeg_quality,
         }
         ranges = ", ".join(f"{what} {low:g}-{high:g}" for what, (low, high) in spans.items())
-        typer.echo(f"{name}: {ranges}\n    {source}")
+        colours = f", colours {config.colour.kind}" if config.colour else ""
+        typer.echo(f"{name}: {ranges}{colours}\n    {source}")
     raise typer.Exit

@@ -1,7 +1,7 @@
 """`vsp info`: what a model holds and costs, counted; and how fast it runs here, measured."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from vsp_model.bundle import BundleInfo
     from vsp_model.cost import Cost, ModelCost, Speed
-    from vsp_model.vspbfr import VSPBFRConfig
+    from vsp_model.registry import AnyConfig
 
-EXAMPLE = "vsp info configs/models/vspbfr-512.yaml --bench --batch-size 4 --threads 2"
+EXAMPLE = "vsp info configs/models/vspbfr-512.yaml configs/models/iqp-512.yaml --bench --threads 2"
 Precision = Literal["fp32", "bf16", "fp16"]
 BYTES_PER_GIB = 2**30
 
@@ -32,14 +32,19 @@ class Source:
     """The file that was asked about; of a bundle also its digest and what it says of itself."""
 
     path: Path
-    config: "VSPBFRConfig"
+    config: "AnyConfig"
     sha256: str | None = None
     bundle: "BundleInfo | None" = None
 
 
 def command(
-    source: Annotated[
-        Path, typer.Argument(metavar="CONFIG_OR_BUNDLE", help="A model's YAML, or a .safetensors.")
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...",
+            help="A model's YAML, a .safetensors, or vspbfr, iqp, idm (built in); several are "
+            "compared.",
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     bench: Annotated[bool, typer.Option("--bench", help="Also measure speed and memory.")] = False,
@@ -55,7 +60,7 @@ def command(
         bool, typer.Option("-n", "--dry-run", help="Print the model's settings, and stop.")
     ] = False,
 ) -> None:
-    """Count a model's parameters and operations, beside the paper's where it is the published one.
+    """Count parameters and operations of models, beside the paper's where it is the published one.
 
     Counting builds and runs nothing: the 512 model needs no more memory than the 64 one. --bench
     builds the model (untrained, if all there is is a YAML) and times it on random images.
@@ -63,18 +68,55 @@ def command(
     from jobs.models import num_cores, pick_device
     from vsp_model.cost import count
 
-    found = find_source(source)
+    found = [find_source(source) for source in sources]
     if dry_run:
-        typer.echo(found.config.model_dump_json(indent=1))
+        for source in found:
+            typer.echo(source.config.model_dump_json(indent=1))
         return
     if bench:
         device = pick_device(device)
-    speed = measure(found, device, batch_size, threads or num_cores(), dtype) if bench else None
-    cost = count(found.config)
+    seen: list[Seen] = []
+    for source in found:
+        speed = (
+            measure(source, device, batch_size, threads or num_cores(), dtype) if bench else None
+        )
+        seen.append(Seen(source, count(source.config), speed))
     if as_json:
-        typer.echo(json.dumps(to_json(found, cost, speed), indent=1))
-    else:
-        show(found, cost, speed)
+        reports = [to_json(each.source, each.cost, each.speed) for each in seen]
+        typer.echo(json.dumps(reports if len(reports) > 1 else reports[0], indent=1))
+        return
+    for each in seen:
+        show(each.source, each.cost, each.speed)
+    if len(seen) > 1:
+        show_beside(seen)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found out about one model."""
+
+    source: Source
+    cost: "ModelCost"
+    speed: "Speed | None"
+
+
+def show_beside(seen: Sequence[Seen]) -> None:
+    """The models side by side."""
+    from rich.console import Console
+
+    table = new_table("model", "size", "parameters", "GMAC, with FIR", "images/s", "peak GiB")
+    for each in seen:
+        total, speed = each.cost.total, each.speed
+        peak = speed.peak_bytes if speed else None
+        table.add_row(
+            each.source.path.name,
+            f"{each.source.config.size} px",
+            f"{total.parameters / 1e6:,.2f} M",
+            f"{(total.macs + total.fir_macs) / 1e9:,.2f}",
+            f"{speed.images_per_s_median:.3g}" if speed else "-",
+            f"{peak / BYTES_PER_GIB:.2f}" if peak else "-",
+        )
+    Console(highlight=False).print(table)
 
 
 def find_source(path: Path) -> Source:
@@ -84,17 +126,19 @@ def find_source(path: Path) -> Source:
         UserError: If the file is missing, of neither kind, wrong inside, or holds no restorer.
         CheckpointError: If a bundle is not whole or was changed.
     """
-    from jobs.models import model_values, read_bundle
+    from jobs.models import model_path, model_values, read_bundle
     from pipeline.errors import UserError
-    from vsp_model.vspbfr import VSPBFRConfig
+    from pipeline.replica import Untrained
+    from vsp_model.registry import AnyConfig
 
+    path = model_path(path)
     if path.suffix == ".safetensors" and path.is_file():
         info, digest = read_bundle(path)
-        if info.config.kind != "vspbfr":
+        if not isinstance(info.config, AnyConfig):
             kind = info.config.kind
-            raise UserError(f"{path}: a bundle of kind {kind!r}; only 'vspbfr' is counted")
+            raise UserError(f"{path}: a bundle of kind {kind!r}; only whole restorers are counted")
         return Source(path, info.config, digest, info)
-    return Source(path, VSPBFRConfig.model_validate(model_values(path)["config"]))
+    return Source(path, Untrained.model_validate(model_values(path)).config)
 
 
 def measure(
@@ -122,9 +166,9 @@ def measure(
         ) from None
 
 
-def is_published(config: "VSPBFRConfig") -> bool:
+def is_published(config: "AnyConfig") -> bool:
     """True for the network that the paper's numbers are about."""
-    return config == type(config)()
+    return config.kind == "vspbfr" and config == type(config)()
 
 
 def to_json(source: Source, cost: "ModelCost", speed: "Speed | None") -> dict[str, Any]:
@@ -139,12 +183,15 @@ def to_json(source: Source, cost: "ModelCost", speed: "Speed | None") -> dict[st
         "config": source.config.model_dump(mode="json"),
         "modules": {name: asdict(each) for name, each in cost.modules.items()},
         "sum": asdict(cost.total),
-        "generator_with_image": asdict(cost.generator_with_image),
-        "sum_with_image": asdict(cost.total_with_image),
+        "generator_with_image": None,
+        "sum_with_image": None,
         "counted": COUNTED,
         "published": None,
         "bench": None,
     }
+    if cost.generator_with_image:
+        report["generator_with_image"] = asdict(cost.generator_with_image)
+        report["sum_with_image"] = asdict(cost.total_with_image)
     if is_published(source.config):
         report["published"] = {
             "parameters": PAPER_PARAMETERS,
@@ -208,16 +255,32 @@ def facts(source: Source) -> Iterator[str]:
         yield from map(escape, info.notes)
 
 
-def module_table(config: "VSPBFRConfig", cost: "ModelCost") -> "Table":
-    """Parameters, buffers and MACs of every module and their sum."""
+def module_titles(config: "AnyConfig") -> dict[str, str]:
+    """What the modules are, for people."""
+    if config.kind == "iqp":
+        side = config.encoder.latent_side
+        return {
+            "lq_encoder": f"encoder of the degraded picture to {side} x {side}",
+            "dictionary": "codebooks and decoder",
+            "predictor": "Transformer that predicts the codes",
+            "embedding": "quality condition",
+            "fusion": f"fidelity, at {', '.join(map(str, config.fidelity_sides))}",
+        }
+    if config.kind == "idm":
+        return {"unet": f"U-Net, {config.steps} step{'s' * (config.steps > 1)}"}
     steps = config.diffuser.num_steps if config.diffuser else 0
-    stop = min(config.size, config.prior.size)
-    titles = {
+    return {
         "style_encoder": f"style encoder at {config.encoder.input_size} px",
         "code_diffuser": f"code diffuser, {steps} steps",
-        "stylegan_generator": f"facial feature bank to {stop} px",
+        "stylegan_generator": f"facial feature bank to {min(config.size, config.prior.size)} px",
         "restoration_net": f"restoration net at {config.size} px",
+        "condition": "quality condition",
     }
+
+
+def module_table(config: "AnyConfig", cost: "ModelCost") -> "Table":
+    """Parameters, buffers and MACs of every module and their sum."""
+    titles = module_titles(config)
     letter, unit = ("G", 1e9) if cost.total.macs >= 1e10 else ("M", 1e6)
     macs = (f"{letter}MAC,\nno FIR", f"{letter}MAC,\nwith FIR")
     table = new_table("module", "parameters", "buffers", *macs)
@@ -231,9 +294,10 @@ def module_table(config: "VSPBFRConfig", cost: "ModelCost") -> "Table":
         add(titles[name], each)
     table.add_section()
     add("sum for one restoration", cost.total, style="bold")
-    table.add_section()
-    add(f"generator with {config.prior.size} px image", cost.generator_with_image)
-    add("sum with that generator", cost.total_with_image)
+    if config.kind == "vspbfr" and cost.generator_with_image:
+        table.add_section()
+        add(f"generator with {config.prior.size} px image", cost.generator_with_image)
+        add("sum with that generator", cost.total_with_image)
     return table
 
 

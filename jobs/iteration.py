@@ -31,6 +31,8 @@ from pipeline.replica import Frozen
 STEPS = "_steps"
 ROUNDS, PROOF, FIGURES = "round-{}", "proof", "figures.json"
 TRAINED, BUILT_IN = "trained", "default"
+WHOLE = ("restorer", "iqp-codes", "iqp-fidelity", "idm")
+"""Stages whose result restores."""
 
 
 class StageFile(Frozen):
@@ -42,7 +44,9 @@ class StageFile(Frozen):
         images_per_s: For the estimate, until a run has told better; 0: unknown.
     """
 
-    stage: Literal["prior", "encoder", "diffuser", "restorer"]
+    stage: Literal[
+        "prior", "encoder", "diffuser", "restorer", "iqp-books", "iqp-codes", "iqp-fidelity", "idm"
+    ]
     file: Path
     images_per_s: float = Field(0.0, ge=0)
 
@@ -107,8 +111,10 @@ class LoopConfig(Frozen):
     @model_validator(mode="after")
     def _has_a_cleaner(self) -> Self:
         ends = self.stages[-1].stage if self.stages else ""
-        if self.clean.model == TRAINED and ends != "restorer":
-            raise ValueError("clean.model: trained needs stages that end with restorer")
+        if self.clean.model == TRAINED and ends not in WHOLE:
+            raise ValueError(
+                f"clean.model: trained needs stages that end with one of {', '.join(WHOLE)}"
+            )
         if len({stage.stage for stage in self.stages}) < len(self.stages):
             raise ValueError("stages: each once")
         return self

@@ -47,24 +47,27 @@ def find_models(benchmark: Benchmark, folder: Path) -> "dict[str, ModelSpec]":
     for name, method in benchmark.methods.items():
         try:
             values = _values(method, folder)
+            if values:
+                found[name] = _spec(values)
         except UserError as error:
             raise UserError(f"methods.{name}: {error}") from None
-        if values:
-            found[name] = _spec(values)
     return found
 
 
 def _spec(values: dict[str, Any]) -> "ModelSpec":
+    from jobs.models import check_wishes
     from pipeline.replica import ReplicaConfig
 
-    return ReplicaConfig.model_validate({"model": values}).model
+    model = ReplicaConfig.model_validate({"model": values}).model
+    check_wishes(model)
+    return model
 
 
 def _values(method: Method, folder: Path) -> dict[str, Any]:
     if isinstance(method, ModelMethod):
-        from jobs.models import model_values
+        from jobs.models import asked_model
 
-        return model_values(method.path or None)
+        return asked_model(method.path or None, method.ask, method.estimate or None)
     if isinstance(method, SpandrelMethod):
         return _baseline(method)
     if isinstance(method, CallableMethod):

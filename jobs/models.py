@@ -1,45 +1,151 @@
 """What several commands ask about a model: which file, what is in it, where it can run."""
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.replica import ModelSpec
+    from vsp_model.ask import Ask
     from vsp_model.bundle import BundleInfo
 
-BUILT_IN = "vspbfr-128.safetensors"
+BUILT_IN = {
+    "vspbfr": "vspbfr-128.safetensors",
+    "iqp": "iqp-128.safetensors",
+    "idm": "idm-128.safetensors",
+}
+"""Names that stand for the trained models that come with the program."""
+DEFAULT = "vspbfr"
 
 
-def model_values(name: str | Path | None) -> dict[str, Any]:
+def model_values(name: str | Path | None, ask: "Ask | None" = None) -> dict[str, Any]:
     """Describe a model as the settings want it.
 
     Args:
-        name: A file, a name among `vsp weights`, or None for the built-in model.
+        name: A built-in model's name, a file, a name among `vsp weights`, or None for the default.
+        ask: What is wanted of it beside the face; None: what it does by itself.
 
     Raises:
         UserError: If the file is missing, of neither kind or wrong inside.
     """
     from jobs import config as configs
     from pipeline.errors import UserError
-    from pipeline.weights import resolve
+    from vsp_model.bundle import RESTORERS
 
-    path = built_in_model() if name is None else resolve(name)
+    path = model_path(name)
     if not path.is_file():
         raise UserError(f"{path}: no such model; give a .safetensors bundle or a model's .yaml")
+    asked = ask.model_dump(mode="json", exclude_defaults=True) if ask else {}
     if path.suffix in (".yaml", ".yml"):
         model = configs.load_model_config(path).model_dump(mode="json")
-        return {"kind": "untrained", "path": path.resolve(), "config": model}
+        return {"kind": "untrained", "path": path.resolve(), "config": model, "ask": asked}
     if path.suffix == ".safetensors":
-        return {"kind": "bundle", "path": path.resolve(), "sha256": read_bundle(path)[1]}
+        info, digest = read_bundle(path)
+        if info.config.kind not in RESTORERS:
+            raise UserError(f"{path}: of kind {info.config.kind!r}, which restores nothing alone")
+        return {"kind": "bundle", "path": path.resolve(), "sha256": digest, "ask": asked}
     raise UserError(f"{path}: neither .safetensors nor .yaml; make a bundle with `vsp convert`")
 
 
-def built_in_model() -> Path:
-    """The trained model that comes with the program: 128 pixels, 12 MB."""
+def model_path(name: str | Path | None) -> Path:
+    """Where a model lies: one of `BUILT_IN` by its name, a file, or a name among `vsp weights`."""
+    from pipeline.weights import resolve
+
+    name = name or DEFAULT
+    return built_in_model(str(name)) if str(name) in BUILT_IN else resolve(name)
+
+
+def built_in_model(name: str = DEFAULT) -> Path:
+    """A trained model that comes with the program, for faces of 128 pixels."""
     import vsp_model
 
-    return Path(vsp_model.__file__).parent / "weights" / BUILT_IN
+    return Path(vsp_model.__file__).parent / "weights" / BUILT_IN[name]
+
+
+def check_wishes(model: "ModelSpec") -> None:
+    """See that a model can do what is asked of it, before anything is started.
+
+    Raises:
+        UserError: In one line.
+    """
+    from pipeline.errors import UserError
+    from vsp_model.ask import Ask
+    from vsp_model.checkpoints import hollow
+    from vsp_model.registry import build
+
+    if model.kind not in ("bundle", "untrained"):
+        return
+    ask = model.ask.model_copy(update={"start": "estimate"}) if model.estimate else model.ask
+    if ask == Ask():
+        return
+    config: Any = model.config if model.kind == "untrained" else _info(model.path).config
+    whole: Any = hollow(lambda: build(config))
+    try:
+        whole.settle(ask)
+    except ValueError as error:
+        raise UserError(f"{model.path.name}: {error}") from None
+    first: Any = _info(model.estimate.path).config if model.estimate else config
+    if first.size != config.size:
+        raise UserError(f"--estimate: of {first.size} px, the model of {config.size} px")
+
+
+def wishes(
+    quality: str | None,
+    guidance: float = 1.0,
+    fidelity: float | None = None,
+    steps: int | None = None,
+) -> "Ask":
+    """What the options of a command ask of a model.
+
+    Args:
+        quality: 0 to 1, or "nan" or "unknown"; None leaves it to the model.
+        guidance: See `vsp_model.ask.Ask`, as the others.
+        fidelity: Of IQP.
+        steps: Of IDM.
+
+    Raises:
+        UserError: If one is no such thing.
+    """
+    from pydantic import ValidationError
+
+    from pipeline.errors import UserError
+    from vsp_model.ask import Ask
+    from vsp_model.infer import explain
+
+    wanted: str | float | None = quality
+    if quality is not None:
+        try:
+            wanted = float(quality)
+        except ValueError:
+            wanted = quality
+    if isinstance(wanted, float) and math.isnan(wanted):
+        wanted = "unknown"
+    if isinstance(wanted, str) and wanted != "unknown":
+        raise UserError(f"--quality {quality}: expected 0 to 1, or unknown")
+    try:
+        return Ask.model_validate(
+            {"quality": wanted, "guidance": guidance, "fidelity": fidelity, "steps": steps}
+        )
+    except ValidationError as error:
+        raise UserError(f"--{explain(error)}") from None
+
+
+def asked_model(name: str | None, ask: "Ask", estimate: str | None = None) -> dict[str, Any]:
+    """A model, what is wanted of it, and the one whose restoration it starts from.
+
+    Raises:
+        UserError: As `model_values`; or if the estimate is no trained bundle.
+    """
+    from pipeline.errors import UserError
+
+    if estimate is None:
+        return model_values(name, ask)
+    first = model_values(estimate)
+    if first["kind"] != "bundle":
+        raise UserError(f"--estimate {estimate}: expected trained weights (.safetensors)")
+    chosen = {"path": first["path"], "sha256": first["sha256"]}
+    return model_values(name, ask) | {"estimate": chosen}
 
 
 def tell_terms(model: "ModelSpec") -> None:
@@ -70,9 +176,9 @@ def model_size(model: "ModelSpec") -> int:
         from pipeline.baselines.others import SIZE
 
         return SIZE
-    config = model.config if model.kind == "untrained" else _info(model.path).config
-    assert config.kind == "vspbfr", "what `model_values` names is whole"
-    return config.size
+    config: Any = model.config if model.kind == "untrained" else _info(model.path).config
+    size: int = config.size  # what `model_values` names is a whole restorer
+    return size
 
 
 def _info(path: Path) -> "BundleInfo":

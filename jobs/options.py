@@ -28,3 +28,30 @@ Replicas = Annotated[
     int | None, typer.Option(min=1, help="Replicas of the model; one, or one a GPU.")
 ]
 GpusPerWorker = Annotated[float, typer.Option(min=0.01, help="Share of a GPU that a worker takes.")]
+
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        help="vspbfr, iqp or idm; a bundle (.safetensors), a name of `vsp weights`, or a model's "
+        "YAML, untrained."
+    ),
+]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        metavar="0..1",
+        help="How good a face is asked for, as a percentile of the training faces; or unknown.",
+    ),
+]
+Guidance = Annotated[
+    float, typer.Option(min=0, help="How far beyond that quality to go; 1: not at all.")
+]
+Fidelity = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="IQP: 1 closest to the input, 0 the codebook's face."),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="IDM: steps of the sampler.")]
+Estimate = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="IDM: start from what this model makes of the face."),
+]

@@ -9,27 +9,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.models import (
+    asked_model,
+    check_wishes,
     default_batch_size,
     default_codec_threads,
     default_workers,
-    model_values,
     num_cores,
     pick_device,
     tell_terms,
+    wishes,
 )
 from jobs.options import (
     AsJson,
     BatchSize,
     Device,
     DryRun,
+    Estimate,
+    Fidelity,
     GpusPerWorker,
+    Guidance,
+    ModelName,
     OnlyFailed,
     Patience,
     Pool,
+    Quality,
     Quarantine,
     RayAddress,
     Replicas,
     Restart,
+    Steps,
 )
 
 if TYPE_CHECKING:
@@ -48,12 +56,12 @@ def command(
         ),
     ],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the output.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Bundle (.safetensors), a name of `vsp weights`, or a model's YAML, untrained."
-        ),
-    ] = None,
+    model: ModelName = None,
+    quality: Quality = None,
+    guidance: Guidance = 1.0,
+    fidelity: Fidelity = None,
+    steps: Steps = None,
+    estimate: Estimate = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes everything random.")] = 0,
     blend: Annotated[
         float, typer.Option(min=0, max=1, help="1 the restored face, 0 the input's.")
@@ -128,7 +136,7 @@ def command(
     device = pick_device(device, elsewhere=bool(ray_address))
     workers = workers or default_workers(device, gpus_per_worker)
     values: dict[str, Any] = {
-        "model": model_values(model),
+        "model": asked_model(model, wishes(quality, guidance, fidelity, steps), estimate),
         "seed": seed,
         "blend": blend,
         "quarantine": quarantine,
@@ -174,6 +182,7 @@ def shards_job(source: str, out: str, values: dict[str, Any], overrides: Sequenc
     from pipeline.stages.restore import RestoreConfig, RestoreStage
 
     config = configs.resolve(values, RestoreConfig, overrides)
+    check_wishes(config.model)
     tell_terms(config.model)
     units = limited(shard_units(find_shards(source)), config.limit)
     root = source if Path(source).is_dir() else None
@@ -197,6 +206,7 @@ def photos_job(source: str, out: str, values: dict[str, Any], overrides: Sequenc
     root = path if path.is_dir() else path.parent
     files = find_photos(path, IMAGE_SUFFIXES) if path.is_dir() else (path.name,)
     config = configs.resolve(values, PhotosConfig, overrides)
+    check_wishes(config.model)
     tell_terms(config.model)
     units = photo_units(root, files[: config.limit or None], PHOTOS_PER_CHUNK)
     stage = partial(PhotosStage, config)

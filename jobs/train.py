@@ -24,7 +24,11 @@ EXIT_STOPPED = 75
 
 def command(
     stage: Annotated[
-        str, typer.Argument(metavar="STAGE", help="prior, encoder, diffuser or restorer.")
+        str,
+        typer.Argument(
+            metavar="STAGE",
+            help="prior, encoder, diffuser, restorer; iqp-books, iqp-codes, iqp-fidelity; idm.",
+        ),
     ],
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The stage's YAML.")],
     out: Annotated[
@@ -52,7 +56,7 @@ def command(
     ] = None,
     dry_run: DryRun = False,
 ) -> int:
-    """Train one stage of the chain: prior, encoder, diffuser, restorer.
+    """Train one stage of a model: of VSPBFR, of IQP (iqp-...), or IDM.
 
     OUT gets checkpoints, log.jsonl, sample grids and, at the end, model.safetensors and report.md.
     The same command again goes on after the newest checkpoint. Ctrl-C stops after writing one (exit

@@ -18,9 +18,13 @@ from pipeline.training.data import DataConfig
 from pipeline.training.index import list_shards
 from vsp_model.bundle import open_bundle
 from vsp_model.files import sha256_of
-from vsp_model.networks import PARTS, load_part, part_config
+from vsp_model.networks import build_part, load_part, part_config
 from vsp_model.train.diffuser import DiffuserConfig, DiffuserStage
 from vsp_model.train.encoder import EncoderConfig, EncoderStage, begin_at_average
+from vsp_model.train.idm import IDMStage, IDMTrainConfig
+from vsp_model.train.iqp_books import IQPBooksConfig, IQPBooksStage
+from vsp_model.train.iqp_codes import IQPCodesConfig, IQPCodesStage
+from vsp_model.train.iqp_fidelity import IQPFidelityConfig, IQPFidelityStage
 from vsp_model.train.judges import JudgesConfig
 from vsp_model.train.prior import PriorConfig, PriorStage
 from vsp_model.train.reconstruction import ReconstructionConfig, ReconstructionStage
@@ -28,6 +32,7 @@ from vsp_model.train.restorer import RestorerConfig, RestorerStage
 from vsp_model.train.stage import Stage, StageConfig
 
 if TYPE_CHECKING:
+    from pipeline.training.scores import ScoreTable
     from vsp_model.config import Config
     from vsp_model.train.judges import Judges
 
@@ -39,6 +44,10 @@ KINDS: Mapping[str, Mapping[str, tuple[type[StageConfig], type[Stage]]]] = {
     "encoder": {"encoder": (EncoderConfig, EncoderStage)},
     "diffuser": {"diffuser": (DiffuserConfig, DiffuserStage)},
     "restorer": {"restorer": (RestorerConfig, RestorerStage)},
+    "iqp-books": {"iqp-books": (IQPBooksConfig, IQPBooksStage)},
+    "iqp-codes": {"iqp-codes": (IQPCodesConfig, IQPCodesStage)},
+    "iqp-fidelity": {"iqp-fidelity": (IQPFidelityConfig, IQPFidelityStage)},
+    "idm": {"idm": (IDMTrainConfig, IDMStage)},
 }
 """Stages as the command names them, and the kinds of file that each takes."""
 _CLASSES = {kind: classes for kinds in KINDS.values() for kind, classes in kinds.items()}
@@ -48,10 +57,17 @@ _USED = {
     "gan": ("prior",),
     "encoder": ("encoder", "prior"),
     "diffuser": ("encoder", "prior", "diffuser"),
-    "restorer": ("encoder", "prior", "diffuser", "restoration"),
+    "restorer": ("encoder", "prior", "diffuser", "condition", "restoration"),
+    "iqp-books": ("hq_encoder", "dictionary"),
+    "iqp-codes": ("hq_encoder", "dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
+    "iqp-fidelity": ("dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
+    "idm": ("unet",),
 }
-# What may differ between two sittings of a run: which faces there are is told by their shards.
-_PLACES = {"train", "validation", "validation_faces", "threads", "ahead_steps", "cache"}
+# What may differ between two sittings of a run: faces and scores are told by what they hold.
+_PLACES = {
+    "train", "validation", "validation_faces", "threads", "ahead_steps", "cache",
+    "scores", "scorers",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,7 @@ class TrainingJob:
         shards = {
             "train": tuple(map(_absolute, self.data.train)),
             "validation": tuple(map(_absolute, self.data.validation)),
+            "scores": self.data.scores and _absolute(self.data.scores),
         }
         judges = self.config.judges
         paths = {
@@ -124,7 +141,7 @@ def read_settings(
     """Read a stage's YAML: its kind, its settings, its faces.
 
     Args:
-        stage: "prior", "encoder", "diffuser" or "restorer".
+        stage: A name of `KINDS`.
         path: Of the file. Its `model` may be the path of a model's file, seen from there.
         data: What the command line says of the faces.
         overrides: Each `a.b=c`.
@@ -242,6 +259,8 @@ def build_stage(job: TrainingJob, judges: "Judges") -> Stage:
             parts[name] = load_part(source, name) if source else _new(name, config, job)
     if job.kind == "encoder" and "encoder" not in sources:
         begin_at_average(parts["encoder"], parts["prior"], job.config.run.seed)
+    if job.kind == "iqp-codes" and "lq_encoder" not in sources:  # begins as the clean one's [C]
+        parts["lq_encoder"].load_state_dict(parts["hq_encoder"].state_dict())
     with torch.random.fork_rng(devices=[]):  # for what the stage makes itself: a discriminator
         torch.manual_seed(job.config.run.seed)
         return _CLASSES[job.kind][1](job.config, parts, judges, job.device)
@@ -250,7 +269,7 @@ def build_stage(job: TrainingJob, judges: "Judges") -> Stage:
 def _new(name: str, config: "Config", job: TrainingJob) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.config.run.seed)
-        return PARTS[name].build(config)
+        return build_part(name, config)
 
 
 def _check_groups(config: StageConfig) -> None:
@@ -267,7 +286,9 @@ def _check_groups(config: StageConfig) -> None:
         )
 
 
-def origin_of(job: TrainingJob, num_faces: int) -> dict[str, Any]:
+def origin_of(
+    job: TrainingJob, num_faces: int, scores: "ScoreTable | None" = None
+) -> dict[str, Any]:
     """What decides a step beside the stage's settings, as JSON."""
     shards = list_shards(job.data.train)
     sizes = [stat_input(shard) for shard in shards]
@@ -276,12 +297,14 @@ def origin_of(job: TrainingJob, num_faces: int) -> dict[str, Any]:
         for shard, size in zip(shards, sizes, strict=True)
     ]
     judges = job.config.judges
+    told = {"scores": scores.digest[:16]} if scores else {}  # as before where there are none
     return {
         "data": {
-            **json.loads(job.data.model_dump_json(exclude=_PLACES)),
+            **json.loads(job.data.model_dump_json(exclude=_PLACES, exclude_none=True)),
             "faces": num_faces,
             "shards": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
         },
         "from": {name: sha256_of(path)[:16] for name, path in find_parts(job).items()},
         "judges": {"lpips": bool(judges.lpips.path), "identity": bool(judges.identity.path)},
+        **told,
     }

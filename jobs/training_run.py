@@ -24,6 +24,7 @@ from pipeline.training.checkpoints import FOLDER, RESULT, open_checkpoints
 from pipeline.training.index import list_shards
 from pipeline.training.log import LOG, RunLog
 from pipeline.training.report import ReportFacts, write_report
+from pipeline.training.scores import ScoreTable
 from pipeline.training.source import FaceSource, open_source, validation_batches
 from vsp_model.checkpoints import save_parts
 from vsp_model.files import checksum_path, record_checksum
@@ -120,11 +121,13 @@ class Faces:
         source: Batches to train on.
         validation: Batches of other faces.
         num_faces: To train on; 0 where shards are streamed and nobody counts.
+        scores: How good the faces are, None where nobody has told.
     """
 
     source: BatchSource
     validation: Sequence[Batch]
     num_faces: int
+    scores: ScoreTable | None = None
 
 
 def open_faces(job: TrainingJob, say: Say) -> Faces:
@@ -137,9 +140,21 @@ def open_faces(job: TrainingJob, say: Say) -> Faces:
     for line in lines:
         say(line)
     part_size = job.config.run.part_size or job.config.run.batch_size
-    validation = validation_batches(job.data, part_size, partial(_tell_fault, say))
+    scores = source.scores
+    validation = validation_batches(job.data, part_size, partial(_tell_fault, say), scores)
     num_faces = len(source.index) if isinstance(source, FaceSource) else 0
-    return Faces(source, validation, num_faces)
+    if scores:
+        say(_scores_line(scores))
+    return Faces(source, validation, num_faces, scores)
+
+
+def _scores_line(scores: ScoreTable) -> str:
+    low, middle, high = (scores.knots[place] for place in (5, 50, 95))
+    return (
+        f"quality of {scores.known:,} faces by {', '.join(scores.scorers)}: S {low:.2f} (5 %), "
+        f"{middle:.2f} (median), {high:.2f} (95 %); the scorers deviate by "
+        f"{scores.uncertainty[50]:.2f} (median)"
+    )
 
 
 def _tell_fault(say: Say, key: str, reason: str) -> None:
@@ -179,8 +194,10 @@ def work(
     checkpoints = open_checkpoints(store)
     say(_begin_line(job, stage, comm, threads))
     faces = open_faces(job, say)
+    if faces.scores:
+        stage.observe_scores(faces.scores.knots.tolist())
     log = RunLog(store, say, _sitting(job, comm)) if comm.rank == 0 else _Silent()
-    origin = origin_of(job, faces.num_faces)
+    origin = origin_of(job, faces.num_faces, faces.scores)
 
     def export(stage: Stage, folder: Path) -> None:
         _export(job, stage, folder / RESULT)

@@ -8,14 +8,23 @@ Images between the steps are float32, RGB, (H, W, 3), in [0, 1]; sizes are pixel
 """
 
 import math
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from pipeline.colour import (
+    ColourConfig,
+    ColourParams,
+    Fraction,
+    Ordered,
+    Positive,
+    draw_colour,
+    recolour,
+)
 from pipeline.images import Pixels
 from vsp_model.randomness import generator_for
 
@@ -25,16 +34,7 @@ PUBLISHED_SIZE = 512
 MIN_SIZE = 8
 
 
-def _ordered(span: tuple[float, float]) -> tuple[float, float]:
-    if span[0] > span[1]:
-        raise ValueError(f"{list(span)}: the lower end comes first")
-    return span
-
-
-Ordered = AfterValidator(_ordered)
-Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Quality = Annotated[float, Field(ge=1, le=100)]
 
 
@@ -54,6 +54,7 @@ class DegradationConfig(BaseModel):
         gray_probability: Of losing the colours, in the true image too.
         swaps_red_blue: Whether JPEG and gray take red for blue, as the published code does; others
             that draw the same ranges do not.
+        colour: What happens to the colours of the degraded image alone, before all else.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,11 +70,23 @@ class DegradationConfig(BaseModel):
     haze_alpha: Annotated[tuple[Fraction, Fraction], Ordered] = (0.75, 0.95)
     gray_probability: Fraction = 0.0
     swaps_red_blue: bool = True
+    colour: ColourConfig | None = None
 
     @property
     def changes_truth(self) -> bool:
         """Whether the true image may be changed too, so that the clean one is not the target."""
         return self.flip_probability > 0 or self.gray_probability > 0
+
+    @property
+    def keeps_colour(self) -> bool:
+        """Whether colours are those of the true image, so that a restorer may take them over."""
+        return self.colour is None
+
+    @model_serializer(mode="wrap")
+    def _without_colour(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a `colour` of None: what was made before there was one stays as it is."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "colour" or value}
 
 
 STAGE_2 = DegradationConfig()
@@ -100,6 +113,13 @@ class DegradationParams(NamedTuple):
     jpeg_quality: int
     gray: bool
     swaps_red_blue: bool = True
+    colour: ColourParams | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The draw as JSON; without `colour` where nothing happens to it."""
+        values = self._asdict()
+        colour = values.pop("colour")
+        return values if colour is None else values | {"colour": colour._asdict()}
 
 
 # ------------------------------------------------------------------------------------ drawing
@@ -145,6 +165,7 @@ def draw_params(config: DegradationConfig, size: int, *, seed: int, key: str) ->
         jpeg_quality=int(quality),
         gray=gray < config.gray_probability,
         swaps_red_blue=config.swaps_red_blue,
+        colour=draw_colour(config.colour, seed=seed, key=key) if config.colour else None,
     )
 
 
@@ -291,7 +312,8 @@ def degrade_float(image: Floats, params: DegradationParams, noise: Floats) -> Fl
         The degraded face, the same shape and range; multiples of 1 / 255 unless it is gray.
     """
     kernel = gaussian_kernel(params.kernel_side, params.sigma_x, params.sigma_y, params.theta)
-    x = blur(_flipped(image, params), kernel)
+    x = _flipped(image, params)
+    x = blur(recolour(x, params.colour) if params.colour else x, kernel)
     if params.haze is not None:
         x = haze(x, params.haze)
     x = add_noise(resize(x, params.low_side), noise, params.noise_sigma)

@@ -5,15 +5,27 @@ enlarge), whose order and steps these papers share; what is random is drawn in o
 a set is equal in distribution, not image by image. Flips, colour shifts and gray of their training
 sets are left out, as no test set has them; FREE_FORM alone keeps its own.
 
+The last three are not for faces alone: they change the colours first (`pipeline/colour.py`), and
+what they do beside it is that of `mild`.
+
 Ranges are at 512 pixels: blur sigma, reduction, noise sigma on 0 to 255, JPEG quality.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pipeline.colour import CastConfig, FadedConfig, UnderwaterConfig
 from pipeline.degradation import FREE_FORM, STAGE_2, DegradationConfig
 
 _SIDES = (41,)
+_MILD = DegradationConfig(
+    kernel_sides=_SIDES,
+    blur_sigma=(0.1, 5.05),
+    reduction=(0.8, 4.4),
+    noise_sigma=(0, 10),
+    jpeg_quality=(80, 100),
+    swaps_red_blue=False,
+)
 
 
 class Preset(NamedTuple):
@@ -83,17 +95,7 @@ PRESETS: Mapping[str, Preset] = {
         ),
         "DifFace, configs/training/swinir_ffhq512.yaml: the widest of them",
     ),
-    "mild": Preset(
-        DegradationConfig(
-            kernel_sides=_SIDES,
-            blur_sigma=(0.1, 5.05),
-            reduction=(0.8, 4.4),
-            noise_sigma=(0, 10),
-            jpeg_quality=(80, 100),
-            swaps_red_blue=False,
-        ),
-        "our own, of no paper: the gentler half of each range of gfpgan",
-    ),
+    "mild": Preset(_MILD, "our own, of no paper: the gentler half of each range of gfpgan"),
     "heavy": Preset(
         DegradationConfig(
             kernel_sides=_SIDES,
@@ -104,5 +106,18 @@ PRESETS: Mapping[str, Preset] = {
             swaps_red_blue=False,
         ),
         "our own, of no paper: the harder half of each range of difface",
+    ),
+    "colour-cast": Preset(
+        _MILD.model_copy(update={"colour": CastConfig()}),
+        "a wrong white balance (von Kries 1902) with gamma and GFPGAN's shift, then mild",
+    ),
+    "faded": Preset(
+        _MILD.model_copy(update={"colour": FadedConfig()}),
+        "an aged print, our own: less contrast, lifted blacks, paler, yellowed, then mild",
+    ),
+    "underwater": Preset(
+        _MILD.model_copy(update={"colour": UnderwaterConfig()}),
+        "attenuation and veiling light (McGlamery 1980, Jaffe 1990) in Jerlov's ten waters (Li, "
+        "Anwar, Porikli 2020, Table 1), then mild",
     ),
 }

@@ -4,17 +4,18 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from pipeline import images
 from vsp_model import checkpoints, registry
-from vsp_model.registry import Restorer
+from vsp_model.ask import Ask
+from vsp_model.randomness import NoiseMode
+from vsp_model.registry import ModelConfig, Restorer
 from vsp_model.runtime import Runtime, RuntimeConfig, keep_freed_memory
-from vsp_model.vspbfr import VSPBFRConfig
 
 
 class Frozen(BaseModel):
@@ -23,7 +24,45 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Bundle(Frozen):
+class Estimator(Frozen):
+    """Trained weights whose restoration another model starts from."""
+
+    path: Path
+    sha256: str
+
+
+class _Ours(Frozen):
+    """A model of ours, and what is wanted of it.
+
+    Attributes:
+        ask: Wishes beside the face: quality, fidelity, steps ...
+        estimate: A model that restores first; this one refines what it gives (IDM).
+    """
+
+    ask: Ask = Ask()
+    estimate: Estimator | None = None
+
+    @model_validator(mode="after")
+    def _begins_there(self) -> Self:
+        if self.estimate and self.ask.start not in (None, "estimate"):
+            raise ValueError(f"ask.start {self.ask.start}: with an estimate it is 'estimate'")
+        return self
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """What decides the bytes beside the weights; empty for a model as it is."""
+        asked = self.ask.model_dump(mode="json", exclude_defaults=True)
+        wishes: dict[str, Any] = {"ask": asked} if asked else {}
+        return wishes | ({"estimate": self.estimate.sha256} if self.estimate else {})
+
+    def _named(self, name: str) -> str:
+        asked = self.ask.model_dump(mode="json", exclude_defaults=True)
+        words = [f"{wish} {value}" for wish, value in asked.items()]
+        words += [f"from {self.estimate.path.name}"] if self.estimate else []
+        return f"{name} ({', '.join(words)})" if words else name
+
+
+class Bundle(_Ours):
     """Trained weights in one file."""
 
     kind: Literal["bundle"] = "bundle"
@@ -33,21 +72,21 @@ class Bundle(Frozen):
     @property
     def name(self) -> str:
         """What the sidecar calls the model."""
-        return self.path.name
+        return self._named(self.path.name)
 
 
-class Untrained(Frozen):
+class Untrained(_Ours):
     """A seeded model without training: it proves the path, not the picture."""
 
     kind: Literal["untrained"] = "untrained"
     path: Path
-    config: VSPBFRConfig
+    config: ModelConfig
     seed: int = 0
 
     @property
     def name(self) -> str:
         """What the sidecar calls the model."""
-        return f"untrained {self.path.stem}"
+        return self._named(f"untrained {self.path.stem}")
 
     @property
     def sha256(self) -> str:
@@ -136,6 +175,8 @@ class ReplicaConfig(Frozen):
         """What decides the bytes: weights, not their path; the device's kind, not its number."""
         settings = self.model_dump(mode="json", exclude={"model"})
         settings["model"] = self.model.sha256
+        if isinstance(self.model, _Ours):  # without wishes as before there were any
+            settings |= self.model.wishes
         settings["runtime"]["device"] = self.runtime.device.partition(":")[0]
         return settings
 
@@ -153,10 +194,8 @@ def load_model(config: ReplicaConfig) -> Restorer:
     """Make the restorer that `config` names ready to run, in a process that does nothing else."""
     keep_freed_memory()
     spec = config.model
-    if isinstance(spec, Bundle):
-        return Runtime(checkpoints.load(spec.path), config.runtime)
-    if isinstance(spec, Untrained):
-        return Runtime(registry.untrained(spec.config, seed=spec.seed), config.runtime)
+    if isinstance(spec, Bundle | Untrained):
+        return _load_own(spec, config.runtime)
     if isinstance(spec, Baseline):
         from pipeline.baselines.others import load_baseline
 
@@ -164,6 +203,45 @@ def load_model(config: ReplicaConfig) -> Restorer:
     from pipeline.baselines.own import load_own_code
 
     return load_own_code(spec)
+
+
+def _load_own(spec: Bundle | Untrained, runtime: RuntimeConfig) -> Restorer:
+    if isinstance(spec, Bundle):
+        model = checkpoints.load(spec.path)
+    else:
+        model = registry.untrained(spec.config, seed=spec.seed)
+    if spec.estimate is None:
+        return Runtime(model, runtime, spec.ask)
+    first = Runtime(checkpoints.load(spec.estimate.path), runtime)
+    ask = spec.ask.model_copy(update={"start": "estimate"})
+    return Refined(first, Runtime(model, runtime, ask))
+
+
+class Refined:
+    """Two models in a row: what the first makes of a face is where the second starts."""
+
+    def __init__(self, first: Runtime, second: Runtime) -> None:
+        """Take models of one size.
+
+        Raises:
+            ValueError: If they work on faces of different sizes.
+        """
+        if first.size != second.size:
+            raise ValueError(f"estimate: of {first.size} px, the model of {second.size} px")
+        self._first, self._second = first, second
+        self.quality = second.quality
+
+    @property
+    def size(self) -> int:
+        """Working size S in pixels."""
+        return self._second.size
+
+    def restore(
+        self, lq: Tensor, keys: Sequence[str], *, seed: int = 0, noise: NoiseMode = "seeded"
+    ) -> Tensor:
+        """See `vsp_model.registry.Restorer`."""
+        estimate = self._first.restore(lq, keys, seed=seed, noise=noise)
+        return self._second.restore(lq, keys, seed=seed, noise=noise, estimate=estimate)
 
 
 LoadModel = Callable[[ReplicaConfig], Restorer]
@@ -183,6 +261,12 @@ class Replica:
     def size(self) -> int:
         """Working size S in pixels."""
         return self._model.size
+
+    @property
+    def quality(self) -> float | None:
+        """The quality that is asked for, a percentile; NaN: unknown; None: it has no dial."""
+        quality: float | None = getattr(self._model, "quality", None)
+        return quality
 
     @property
     def batch_size(self) -> int:

@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         pa.field("height_out", pa.int32()),
         pa.field("sha256_in", pa.string()),
         pa.field("sha256_out", pa.string()),
+        pa.field("quality", pa.float32()),
         pa.field("faces", pa.list_(_FACE)),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("model", pa.string(), nullable=False),
@@ -72,7 +73,11 @@ class FaceRow:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one input record. Sizes in pixels; sha256 of the image member."""
+    """What became of one input record. Sizes in pixels; sha256 of the image member.
+
+    `quality` is what a restored face was asked for, as a percentile of the training scores: NaN for
+    unknown, None where the model has no such dial.
+    """
 
     index: int
     key: str
@@ -86,6 +91,7 @@ class Row:
     sha256_in: str | None = None
     sha256_out: str | None = None
     faces: tuple[FaceRow, ...] | None = None
+    quality: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

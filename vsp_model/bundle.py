@@ -25,7 +25,9 @@ from vsp_model.code_diffuser import CodeDiffuserConfig
 from vsp_model.config import Config
 from vsp_model.discriminator import DiscriminatorConfig
 from vsp_model.files import CheckpointError, whole_or_absent
+from vsp_model.idm.config import IDMConfig
 from vsp_model.infer import explain
+from vsp_model.iqp.config import BackboneConfig, BooksConfig, DictionaryConfig, IQPConfig
 from vsp_model.style_encoder import StyleEncoderConfig
 from vsp_model.stylegan2 import StyleGAN2Config
 from vsp_model.vspbfr import VSPBFRConfig
@@ -81,7 +83,36 @@ class IdentityOnlyConfig(Config):
     identity: dict[str, JsonValue]
 
 
-BundleConfig = VSPBFRConfig | InversionConfig | PromptConfig | PriorConfig | IdentityOnlyConfig
+class CodebooksConfig(Config):
+    """IQP after its first stage: encoder of clean pictures, codebooks, decoder."""
+
+    kind: Literal["iqp-books"] = "iqp-books"
+    encoder: BackboneConfig
+    books: BooksConfig
+
+    @property
+    def hq_encoder(self) -> BackboneConfig:
+        """The part of that name."""
+        return self.encoder
+
+    @property
+    def dictionary(self) -> DictionaryConfig:
+        """The part of that name."""
+        return DictionaryConfig(backbone=self.encoder, books=self.books)
+
+
+RESTORERS = ("vspbfr", "iqp", "idm")
+"""Kinds that hold a whole restorer."""
+BundleConfig = (
+    VSPBFRConfig
+    | IQPConfig
+    | IDMConfig
+    | CodebooksConfig
+    | InversionConfig
+    | PromptConfig
+    | PriorConfig
+    | IdentityOnlyConfig
+)
 
 
 class TrainingInfo(Config):

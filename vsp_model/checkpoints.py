@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vsp_model.bundle import (
+    RESTORERS,
     BundleConfig,
     BundleInfo,
+    CodebooksConfig,
     InversionConfig,
     PriorConfig,
     PromptConfig,
@@ -30,7 +32,7 @@ from vsp_model.files import (
     sha256_of,
     verify,
 )
-from vsp_model.vspbfr import VSPBFR, VSPBFRConfig
+from vsp_model.registry import AnyConfig, ModelConfig, build
 
 __all__ = ["CheckpointError", "load", "save", "save_parts", "sha256_of", "verify"]
 
@@ -87,7 +89,7 @@ def fill(model: M, tensors: Mapping[str, Tensor]) -> M:
 
 
 def save(
-    model: VSPBFR,
+    model: Any,
     path: Path | str,
     *,
     options: Mapping[str, JsonValue] | None = None,
@@ -97,7 +99,7 @@ def save(
     """Write a model as a bundle, whole or not at all, and its checksum beside it.
 
     Args:
-        model: on any device, its weights in float32.
+        model: of the registry, on any device, its weights in float32.
         path: of the bundle; an older file there is replaced.
         options: ``opts`` for the published style encoder file.
         sources: name and sha256 of what it was made from.
@@ -116,7 +118,7 @@ def save(
         sources=dict(sources or {}),
         notes=tuple(notes),
     )
-    expected = specs_of(hollow(lambda: VSPBFR(model.config)).state_dict())
+    expected = specs_of(hollow(lambda: build(model.config)).state_dict())
     compare(expected, specs_of(state), str(path))
     checksum_path(path).unlink(missing_ok=True)  # better none than one of another file
     with writing(path, expected, info) as writer:
@@ -126,7 +128,7 @@ def save(
 
 def save_parts(
     parts: Mapping[str, nn.Module],
-    config: VSPBFRConfig,
+    config: ModelConfig,
     path: Path | str,
     *,
     half: bool = False,
@@ -137,8 +139,8 @@ def save_parts(
     """Write the parts that there are as the bundle that holds them, whole or not at all.
 
     Args:
-        parts: "encoder", "diffuser", "prior", "restoration" or the first few of them to be trained;
-            weights in float32.
+        parts: the model's children by name, or the first few of them to be trained; weights in
+            float32.
         config: of the whole model.
         path: of the bundle; an older file there is replaced.
         half: store float16; reading gives float32 back, rounded.
@@ -166,8 +168,10 @@ def save_parts(
     return record_checksum(path)
 
 
-def _kind_of(parts: Mapping[str, nn.Module], config: VSPBFRConfig) -> BundleConfig:
-    if "restoration" in parts:
+def _kind_of(parts: Mapping[str, nn.Module], config: ModelConfig) -> BundleConfig:
+    if config.kind == "iqp" and "predictor" not in parts:
+        return CodebooksConfig(encoder=config.encoder, books=config.books)
+    if config.kind != "vspbfr" or "restoration" in parts:
         return config
     if "diffuser" in parts and config.diffuser is not None:
         return PromptConfig(encoder=config.encoder, diffuser=config.diffuser, prior=config.prior)
@@ -176,7 +180,7 @@ def _kind_of(parts: Mapping[str, nn.Module], config: VSPBFRConfig) -> BundleConf
     return PriorConfig(prior=config.prior)
 
 
-def load(path: Path | str, device: torch.device | str = "cpu") -> VSPBFR:
+def load(path: Path | str, device: torch.device | str = "cpu") -> Any:
     """Open a bundle as a model in evaluation mode.
 
     Names, shapes and types are compared with the configuration before memory is taken; on the CPU
@@ -189,8 +193,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> VSPBFR:
     """
     with open_bundle(path) as bundle:
         config = bundle.info.config
-        if config.kind != "vspbfr":
-            raise CheckpointError(f"{path}: a bundle of kind {config.kind!r}, expected 'vspbfr'")
-        model = hollow(lambda: VSPBFR(config))
+        if not isinstance(config, AnyConfig):
+            known = ", ".join(map(repr, RESTORERS))
+            raise CheckpointError(f"{path}: a bundle of kind {config.kind!r}, expected {known}")
+        model = hollow(lambda: build(config))
         compare(specs_of(model.state_dict()), bundle.main_specs(), str(path))
         return fill(model, bundle.main_tensors()).eval().to(device)

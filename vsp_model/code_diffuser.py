@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from vsp_model.config import Config
 from vsp_model.diffusion import Schedule, posterior_mean, q_sample, sqrt_linear_schedule
-from vsp_model.ops import GAIN, SLOPE, linear, pixel_norm
+from vsp_model.layers import ItemLayerNorm, ItemLinear
+from vsp_model.ops import GAIN, SLOPE, pixel_norm
 
 
 class CodeDiffuserConfig(Config):
@@ -35,24 +36,6 @@ class CodeDiffuserConfig(Config):
                 "expected 0 < beta_start <= beta_end < 1"
             )
         return self
-
-
-class ItemLinear(nn.Linear):
-    """A linear layer whose result for an item doesn't depend on its place in the batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, I) -> (B, T, O), in the precision of ``x``."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(x, self.weight.to(x.dtype), bias)
-
-
-class ItemLayerNorm(nn.LayerNorm):
-    """Layer norm in the precision of its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 class _ScaledLeakyReLU(nn.Module):
@@ -165,28 +148,33 @@ class CodeDiffuser(nn.Module):
         c = self.config
         return sqrt_linear_schedule(c.num_steps, c.beta_start, c.beta_end)
 
-    def forward(self, x: Tensor, codes: Tensor, t: Tensor | int) -> Tensor:
+    def forward(
+        self, x: Tensor, codes: Tensor, t: Tensor | int, time_shift: Tensor | None = None
+    ) -> Tensor:
         """Estimate the clean codes from noisy ones.
 
         Args:
             x: noisy codes, (B, T, D).
             codes: codes of the degraded face, the condition, (B, T, D).
             t: step, one for all or (B,).
+            time_shift: what a quality adds to the time, (B,); not published.
         """
         with torch.autocast(codes.device.type, enabled=False):
             b, tokens, _ = codes.shape
             time = torch.as_tensor(t, device=codes.device).to(codes.dtype) / self.config.num_steps
+            if time_shift is not None:
+                time = time + time_shift.to(codes.dtype)
             column = time.reshape(-1, 1, 1).expand(b, tokens, 1)
             condition = torch.cat([codes, column], dim=2)  # (B, T, D + 1), time last
             for block in self.blocks:
                 x = block(x, condition)
             return x
 
-    def sample(self, codes: Tensor, start: Tensor) -> Tensor:
+    def sample(self, codes: Tensor, start: Tensor, time_shift: Tensor | None = None) -> Tensor:
         """Clean codes from the degraded face's codes and start noise, all (B, T, D)."""
-        return self.chain(codes, start)[-1]
+        return self.chain(codes, start, time_shift)[-1]
 
-    def chain(self, codes: Tensor, start: Tensor) -> list[Tensor]:
+    def chain(self, codes: Tensor, start: Tensor, time_shift: Tensor | None = None) -> list[Tensor]:
         """The state after each reverse step, noisiest first, each (B, T, D).
 
         Without gradients it runs in float64 where the device has it: a rounding error of the codes
@@ -196,7 +184,7 @@ class CodeDiffuser(nn.Module):
         condition, x = (codes.double(), start.double()) if wide else (codes, start)
         states = []
         for t in reversed(range(self.config.num_steps)):
-            x = posterior_mean(self.coefficients[:, t], self(x, condition, t), x)
+            x = posterior_mean(self.coefficients[:, t], self(x, condition, t, time_shift), x)
             states.append(x.to(codes.dtype))
         return states
 

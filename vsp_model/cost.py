@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from vsp_model.randomness import draw
+from vsp_model.ask import Ask
+from vsp_model.checkpoints import hollow
+from vsp_model.registry import AnyConfig, build
 from vsp_model.runtime import Precision, Runtime
 from vsp_model.vspbfr import VSPBFR, VSPBFRConfig
 
@@ -56,12 +59,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Of a whole model, for one image; modules under the names of the published counts."""
+    """Of a whole model, for one image; VSPBFR's modules under the names of the published counts."""
 
     modules: dict[str, Cost]
     """What one restoration runs: the generator up to the last feature that the restorer reads."""
-    generator_with_image: Cost
-    """The whole generator, RGB branch included, which restoration does not need."""
+    generator_with_image: Cost | None = None
+    """VSPBFR: the whole generator, RGB branch included, which restoration does not need."""
 
     @property
     def total(self) -> Cost:
@@ -70,7 +73,8 @@ class ModelCost:
 
     @property
     def total_with_image(self) -> Cost:
-        """The same with the whole generator, as the published code runs it."""
+        """The same with the whole generator, as the published VSPBFR runs it."""
+        assert self.generator_with_image, "only VSPBFR has one"
         parts = {**self.modules, "stylegan_generator": self.generator_with_image}
         return _sum(list(parts.values()))
 
@@ -94,8 +98,34 @@ def _sum(costs: Sequence[Cost]) -> Cost:
     )
 
 
-def count(config: VSPBFRConfig) -> ModelCost:
+def count(config: AnyConfig) -> ModelCost:
     """Count parameters and MACs per module, on tensors without values."""
+    return _count_chain(config) if isinstance(config, VSPBFRConfig) else _count_children(config)
+
+
+def _count_children(config: AnyConfig) -> ModelCost:
+    """A restoration as the model does it by itself: with its own number of steps, unguided."""
+    shape: Any = hollow(lambda: build(config))
+    drawn, settings = shape.drawn(["a"]), shape.settle(Ask())  # numpy knows no fake tensors
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _FlopCounter() as counter:
+        model: Any = build(config).eval()
+        children = dict(model.named_children())
+        for name, child in children.items():
+            for module in child.modules():
+                module.register_forward_pre_hook(lambda *_, name=name: counter.enter(name))
+        lq = torch.empty(1, 3, config.size, config.size)
+        model(lq, drawn, settings)
+    return ModelCost({name: _child_cost(child, counter.of[name])
+                      for name, child in children.items()})  # fmt: skip
+
+
+def _child_cost(module: nn.Module, flops: int) -> Cost:
+    parameters = sum(p.numel() for p in module.parameters())
+    stored = sum(t.numel() for t in module.state_dict().values())
+    return Cost(parameters, stored - parameters, flops // _FLOPS_PER_MAC, 0)
+
+
+def _count_chain(config: VSPBFRConfig) -> ModelCost:
     size, tokens, width = config.size, config.encoder.num_tokens, config.encoder.style_dim
     with FakeTensorMode():
         model = VSPBFR(config).eval()
@@ -115,6 +145,8 @@ def count(config: VSPBFRConfig) -> ModelCost:
         modules["restoration_net"] = _cost(
             model.restoration, lambda: model.restoration(lq, codes, z, features)
         )
+        if condition := model.condition:
+            modules["condition"] = _cost(condition, lambda: condition(torch.zeros(1)))
         all_codes = torch.empty(1, config.prior.num_slots, width)
         whole = _cost(model.prior, lambda: model.prior(all_codes, image=True))
     return ModelCost(modules, whole)
@@ -146,6 +178,12 @@ class _FlopCounter(TorchDispatchMode):
         super().__init__()
         self.plain = 0
         self.depthwise = 0
+        self.of: Counter[str] = Counter()
+        self._inside = ""
+
+    def enter(self, name: str) -> None:
+        """What follows belongs to this module, until another one is entered."""
+        self._inside = name
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -158,6 +196,7 @@ class _FlopCounter(TorchDispatchMode):
                 self.depthwise += flops
             else:
                 self.plain += flops
+            self.of[self._inside] += flops
         return out
 
 
@@ -204,15 +243,15 @@ def measure(runtime: Runtime, batch_size: int = 1) -> Speed:
         batch_size, 3, model.size, model.size, generator=torch.Generator().manual_seed(0)
     )
     lq = faces.mul_(2).sub_(1).to(device)
-    random = draw(model.random_shapes, [str(i) for i in range(batch_size)]).to(device)
+    drawn = model.drawn([str(i) for i in range(batch_size)]).to(device)
     _reset_peak(device)
     for _ in range(_WARM_UPS):
-        finite = bool(runtime.forward(lq, random).isfinite().all())
+        finite = bool(runtime.forward(lq, drawn).isfinite().all())
     round_s: list[float] = []
     while len(round_s) < _MIN_ROUNDS or (len(round_s) < _MAX_ROUNDS and sum(round_s) < _ENOUGH_S):
         _wait(device)
         start_s = time.perf_counter()
-        runtime.forward(lq, random)
+        runtime.forward(lq, drawn)
         _wait(device)
         round_s.append(time.perf_counter() - start_s)
     return Speed(

@@ -25,6 +25,40 @@ from vsp_model.ops import (
 )
 
 
+class ItemLinear(nn.Linear):
+    """A linear layer whose result for an item doesn't depend on its place in the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O), in the precision of ``x``."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return linear(x, self.weight.to(x.dtype), bias)
+
+
+class ItemLayerNorm(nn.LayerNorm):
+    """Layer norm in the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+class ItemGroupNorm(nn.GroupNorm):
+    """Group norm whose result for an item doesn't depend on its place in the batch.
+
+    In ``channels_last`` the CPU's kernel shares all rows of a batch out to its threads and adds up
+    what each has found, so that an item's sums break where a thread's rows happen to end. Without
+    gradients every item is normalised by itself.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> the same."""
+        alone = x.shape[0] == 1 or x.device.type != "cpu" or torch.compiler.is_compiling()
+        if torch.is_grad_enabled() or alone:
+            return super().forward(x)
+        return torch.cat([super(ItemGroupNorm, self).forward(item) for item in x.split(1)])
+
+
 class EqualLinear(nn.Module):
     """Linear layer with equalised learning rate: y = x (W m / sqrt(I))^T + b m.
 

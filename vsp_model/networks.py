@@ -91,6 +91,66 @@ PARTS = {
 """By the part's name in a bundle."""
 
 
+def _iqp_encoder(config: Any) -> nn.Module:
+    from vsp_model.iqp.backbone import Encoder  # each system's networks load when they are needed
+
+    return Encoder(config)
+
+
+def _iqp_dictionary(config: Any) -> nn.Module:
+    from vsp_model.iqp.dictionary import Dictionary
+
+    return Dictionary(config)
+
+
+def _iqp_predictor(config: Any) -> nn.Module:
+    from vsp_model.iqp.predictor import Predictor
+
+    return Predictor(config)
+
+
+def _iqp_embedding(config: Any) -> nn.Module:
+    from vsp_model.iqp.embedding import CodeCondition
+
+    return CodeCondition(config)
+
+
+def _iqp_fusion(config: Any) -> nn.Module:
+    from vsp_model.iqp.fusion import FidelityFusion
+
+    return FidelityFusion(config)
+
+
+def _idm_unet(config: Any) -> nn.Module:
+    from vsp_model.idm.unet import UNet
+
+    return UNet(config)
+
+
+def _style_condition(config: Any) -> nn.Module:
+    from vsp_model.style_condition import StyleCondition
+
+    return StyleCondition(config)
+
+
+OWN_PARTS: Mapping[str, Callable[[Any], nn.Module]] = {
+    "condition": _style_condition,
+    "hq_encoder": _iqp_encoder,
+    "lq_encoder": _iqp_encoder,
+    "dictionary": _iqp_dictionary,
+    "predictor": _iqp_predictor,
+    "embedding": _iqp_embedding,
+    "fusion": _iqp_fusion,
+    "unet": _idm_unet,
+}
+"""Networks without a published form, by the part's name in a bundle."""
+
+
+def build_part(part: str, config: Config) -> nn.Module:
+    """A network by its part's name, randomly initialised."""
+    return OWN_PARTS[part](config) if part in OWN_PARTS else PARTS[part].build(config)
+
+
 def part_config(info: BundleInfo, part: str) -> Config | None:
     """The configuration of one part; None if the bundle says nothing of it."""
     if part in ("training.discriminator", "training.identity"):
@@ -105,7 +165,7 @@ def load_part(path: Path | str, part: str, device: torch.device | str = "cpu") -
 
     Args:
         path: of a bundle of any kind.
-        part: a name of ``PARTS``, such as "identity" or "training.discriminator".
+        part: a name of ``PARTS`` or ``OWN_PARTS``, such as "identity", "training.discriminator".
         device: to put it on.
 
     Raises:
@@ -117,7 +177,7 @@ def load_part(path: Path | str, part: str, device: torch.device | str = "cpu") -
         names = bundle.names(f"{part}.")
         if config is None or not names:
             raise CheckpointError(f"{path}: a {bundle.info.config.kind} bundle without {part}")
-        network = hollow(lambda: PARTS[part].build(config))
+        network = hollow(lambda: build_part(part, config))
         found = {name: bundle.specs[f"{part}.{name}"] for name in names}
         compare(specs_of(network.state_dict()), found, f"{path}: {part}")
         return fill(network, bundle.tensors(f"{part}.")).eval().to(device)

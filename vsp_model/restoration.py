@@ -25,6 +25,7 @@ from vsp_model.config import (
 )
 from vsp_model.layers import AggregatedConv, EqualLinear, MappingNetwork, StyledConv, ToRGB
 from vsp_model.smart import SmartLayer
+from vsp_model.style_condition import Shifts
 
 
 class RestorationConfig(Config):
@@ -181,11 +182,14 @@ class RestorationNet(nn.Module):
         styles: Tensor,
         noise: Sequence[Tensor | None],
         keep: Tensor | None = None,
+        shifts: Shifts | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """Skip features F_0 ... F_top, coarsest first, and the global code (B, G).
 
         Both layers of the stage at 4 * 2^k read slot 2k + 1 (15, 13, ..., 3 at 512).
         """
+        if shifts is not None:
+            styles = styles + shifts.style[:, None].to(styles.dtype)
         x = self.stem(image)
         skips = []
         for j, stage in enumerate(self.encoder):
@@ -196,6 +200,8 @@ class RestorationNet(nn.Module):
         x = self.bottleneck(x)
         code = self.to_global(x.flatten(1))
         code = self.dropout(code) if keep is None else code * keep
+        if shifts is not None:  # after drop-out: what is asked for is never dropped
+            code = code + shifts.global_code.to(code.dtype)
         skips.append(x + self.from_global(code).reshape(x.shape))
         return skips[::-1], code
 
@@ -229,6 +235,7 @@ class RestorationNet(nn.Module):
         noise: Sequence[Tensor | None] | None = None,
         inject: Tensor | None = None,
         keep: Tensor | None = None,
+        shifts: Shifts | None = None,
     ) -> Tensor:
         """Restore one batch.
 
@@ -241,6 +248,7 @@ class RestorationNet(nn.Module):
             inject: see ``styles``.
             keep: drop-out of the global code, (B, G) of 0 and 1 / (1 - rate); None leaves it to
                 PyTorch's generator, in training only.
+            shifts: what a quality adds; not published.
 
         Returns:
             (B, 3, size, size), about [-1, 1], not clamped.
@@ -248,7 +256,7 @@ class RestorationNet(nn.Module):
         maps = list(noise) if noise is not None else [None] * len(self.noise_sides())
         split = 2 * len(self.encoder)
         styles = self.styles(w_plus, z, inject)
-        skips, code = self.encode(image, styles, maps[:split], keep)
+        skips, code = self.encode(image, styles, maps[:split], keep, shifts)
         code = code[:, None].expand(-1, styles.shape[1], -1)
         prompt = styles if self.config.style_prompt else styles[:, :, self.config.style_dim :]
         decoder_styles = torch.cat([prompt, code.to(prompt.dtype)], dim=2)

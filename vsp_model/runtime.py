@@ -9,15 +9,17 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vsp_model.ask import Ask
+from vsp_model.condition import Dial
 from vsp_model.config import Config
 from vsp_model.faces import check_faces, finite_items
-from vsp_model.randomness import NoiseMode, RandomInputs, draw
-from vsp_model.vspbfr import FORMAT, VSPBFR
+from vsp_model.randomness import NoiseMode
+from vsp_model.vspbfr import FORMAT
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -42,20 +44,44 @@ class Runtime:
     Takes the model over: moves it to the device and puts it in evaluation mode.
     """
 
-    def __init__(self, model: VSPBFR, config: RuntimeConfig) -> None:
+    def __init__(self, model: nn.Module, config: RuntimeConfig, ask: Ask | None = None) -> None:
+        """Take a model of the registry.
+
+        Args:
+            model: Built or loaded.
+            config: Where and how.
+            ask: What is wanted of it; None: what it does by itself.
+
+        Raises:
+            ValueError: in one line, if the model can't do what is asked.
+        """
         self.config = config
         self._device = resolve_device(config.device)
-        self.model = model.eval().to(self._device).to(memory_format=FORMAT)
-        self._forward = torch.compile(self.model, fullgraph=True) if config.compile else self.model
+        self.model: Any = model.eval().to(self._device).to(memory_format=FORMAT)
+        self.settings = self.model.settle(ask or Ask())
+        if config.compile:
+            self.model.compile(fullgraph=True)
 
     @property
     def size(self) -> int:
         """Working size S in pixels."""
         return self.model.size
 
+    @property
+    def quality(self) -> float | None:
+        """The percentile of quality that is asked for; NaN: unknown; None: it has no dial."""
+        dial: Dial | None = getattr(self.settings, "dial", self.settings)
+        return None if dial is None else dial.quality
+
     @torch.inference_mode()
     def restore(
-        self, lq: Tensor, keys: Sequence[str], *, seed: int = 0, noise: NoiseMode = "seeded"
+        self,
+        lq: Tensor,
+        keys: Sequence[str],
+        *,
+        seed: int = 0,
+        noise: NoiseMode = "seeded",
+        estimate: Tensor | None = None,
     ) -> Tensor:
         """Check, draw, move, restore.
 
@@ -67,6 +93,7 @@ class Runtime:
             keys: one a face.
             seed: of the run.
             noise: see ``randomness.draw``.
+            estimate: IDM: what another model made of the faces, (B, 3, S, S).
 
         Returns:
             (B, 3, S, S) float32 on the runtime's device, about [-1, 1], not clamped.
@@ -75,22 +102,23 @@ class Runtime:
             ValueError: in one line, for a bad batch.
         """
         check_faces(lq, self.size, keys)
-        random = draw(self.model.random_shapes, keys, seed, noise).to(self._device)
+        drawn = self.model.drawn(keys, seed, noise).to(self._device)
         lq = lq.to(self._device, memory_format=FORMAT, non_blocking=True)
-        restored = self.forward(lq, random)
+        beside = () if estimate is None else (estimate.to(self._device, memory_format=FORMAT),)
+        restored = self.forward(lq, drawn, *beside)
         bad = ~finite_items(restored)
         if self.config.precision != "fp32" and bad.any():
-            again = self.model(lq, random).float()
+            again = self.model(lq, drawn, self.settings, *beside).float()
             restored = torch.where(bad[:, None, None, None], again, restored)
         return restored
 
-    def forward(self, lq: Tensor, random: RandomInputs) -> Tensor:
+    def forward(self, lq: Tensor, drawn: Any, *beside: Tensor) -> Tensor:
         """The network alone, in the configured precision: (B, 3, S, S) -> float32 of that shape."""
         dtype = _AUTOCAST.get(self.config.precision)
         if dtype is None:
-            return self._forward(lq, random)
+            return self.model(lq, drawn, self.settings, *beside)
         with torch.autocast(self._device.type, dtype=dtype):
-            return self._forward(lq, random).float()
+            return self.model(lq, drawn, self.settings, *beside).float()
 
 
 def resolve_device(name: str) -> torch.device:

@@ -15,18 +15,22 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from vsp_model.ask import Ask, dial_of, refuse_others
 from vsp_model.code_diffuser import CodeDiffuser, CodeDiffuserConfig
+from vsp_model.condition import Dial, guided
 from vsp_model.config import MIN_SIZE, Config, num_levels
 from vsp_model.faces import check_faces
 from vsp_model.randomness import NoiseMode, RandomInputs, RandomShapes, draw, noise_maps
 from vsp_model.restoration import RestorationConfig, RestorationNet
 from vsp_model.smart import SmartLayer
+from vsp_model.style_condition import Shifts, StyleCondition, StyleConditionConfig, conditioned
 from vsp_model.style_encoder import StyleEncoder, StyleEncoderConfig
 from vsp_model.stylegan2 import StyleGAN2, StyleGAN2Config
 
 # Faster on CPU and GPU, and the one format in which oneDNN's dilated convolutions give an item the
 # same bits at every place in the batch.
 FORMAT = torch.channels_last
+_NOTHING = Ask()
 
 
 class VSPBFRConfig(Config):
@@ -38,6 +42,8 @@ class VSPBFRConfig(Config):
     """Table IV (a): null leaves the code diffuser out; the encoder's codes are the prompt."""
     prior: StyleGAN2Config = StyleGAN2Config()
     restoration: RestorationConfig = RestorationConfig()
+    condition: StyleConditionConfig | None = None
+    """A quality as an input; not published."""
 
     @property
     def size(self) -> int:
@@ -46,7 +52,12 @@ class VSPBFRConfig(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        parts = {"prior": self.prior, "restoration": self.restoration, "diffuser": self.diffuser}
+        parts = {
+            "prior": self.prior,
+            "restoration": self.restoration,
+            "diffuser": self.diffuser,
+            "condition": self.condition,
+        }
         for name, part in parts.items():
             if part is not None and part.style_dim != self.encoder.style_dim:
                 raise ValueError(
@@ -54,9 +65,15 @@ class VSPBFRConfig(Config):
                     f"{self.encoder.style_dim}"
                 )
         tokens = self.encoder.num_tokens
-        if self.diffuser is not None and self.diffuser.num_tokens != tokens:
+        for name, part in {"diffuser": self.diffuser, "condition": self.condition}.items():
+            if part is not None and part.num_tokens != tokens:
+                raise ValueError(
+                    f"{name}.num_tokens {part.num_tokens}: expected the encoder's, {tokens}"
+                )
+        if self.condition and self.condition.global_dim != self.restoration.global_dim:
             raise ValueError(
-                f"diffuser.num_tokens {self.diffuser.num_tokens}: expected the encoder's, {tokens}"
+                f"condition.global_dim {self.condition.global_dim}: "
+                f"expected the restoration's, {self.restoration.global_dim}"
             )
         if tokens < self.restoration.num_slots:
             raise ValueError(
@@ -104,6 +121,8 @@ class VSPBFR(nn.Module):
         self.diffuser = CodeDiffuser(config.diffuser) if config.diffuser else None
         self.prior = StyleGAN2(config.prior)
         self.restoration = RestorationNet(config.restoration)
+        self.condition = StyleCondition(config.condition) if config.condition else None
+        self._usual = self.settle(Ask())
 
     @property
     def size(self) -> int:
@@ -132,28 +151,66 @@ class VSPBFR(nn.Module):
             restoration_sides=tuple(self.restoration.noise_sides()),
         )
 
-    def prompt(self, lq: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    def drawn(
+        self,
+        keys: Sequence[str],
+        seed: int = 0,
+        mode: NoiseMode = "seeded",
+        *,
+        mixing: bool = False,
+    ) -> RandomInputs:
+        """Every random quantity of a batch; see ``randomness.draw``."""
+        return draw(self.random_shapes, keys, seed, mode, mixing=mixing)
+
+    def settle(self, ask: Ask) -> Dial | None:
+        """What is asked for as plain numbers; None for a model without the quality condition.
+
+        Raises:
+            ValueError: in one line, for what this model can't do.
+        """
+        refuse_others(ask, self.config.kind)
+        return dial_of(ask, self.config.condition, self.config.kind)
+
+    def prompt(
+        self, lq: Tensor, start: Tensor, shifts: Shifts | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The encoder's codes and the style prompt, both (B, T, D)."""
         codes = self.encoder(lq)
-        return codes, codes if self.diffuser is None else self.diffuser.sample(codes, start)
+        return codes, self._cleaned(codes, start, shifts)
 
-    def forward(self, lq: Tensor, random: RandomInputs) -> Tensor:
+    def _cleaned(self, codes: Tensor, start: Tensor, shifts: Shifts | None) -> Tensor:
+        wanted = conditioned(codes, shifts)
+        if self.diffuser is None:
+            return wanted
+        return self.diffuser.sample(wanted, start, None if shifts is None else shifts.time)
+
+    def forward(self, lq: Tensor, random: RandomInputs, settings: Dial | None = None) -> Tensor:
         """Degraded faces -> restored faces; computes only what restoration needs.
 
         Args:
             lq: (B, 3, S, S) in [-1, 1].
             random: of this batch, on the same device.
+            settings: of ``settle``; None for the model's own.
 
         Returns:
             (B, 3, S, S), about [-1, 1], not clamped.
         """
-        _, w_plus = self.prompt(lq, random.start)
+        codes = self.encoder(lq)
+        condition, dial = self.condition, settings or self._usual
+        if condition is None or dial is None:
+            return self._finish(lq, codes, random, None)
+        return guided(lambda q: self._finish(lq, codes, random, condition(q)), dial, lq)
+
+    def _finish(
+        self, lq: Tensor, codes: Tensor, random: RandomInputs, shifts: Shifts | None
+    ) -> Tensor:
+        """What depends on the quality: all that comes after the encoder."""
+        w_plus = self._cleaned(codes, random.start, shifts)
         features = None
         if self.config.restoration.facial_priors:
             features = self.prior(w_plus, random.prior_noise, stop=self.prior_stop).features
-        return self.restoration(
-            lq, w_plus, random.z, features, random.restoration_noise, random.inject
-        )
+        noise = random.restoration_noise
+        return self.restoration(lq, w_plus, random.z, features, noise, random.inject, shifts=shifts)
 
     @torch.no_grad()
     def restore(
@@ -164,6 +221,7 @@ class VSPBFR(nn.Module):
         seed: int = 0,
         noise: NoiseMode = "seeded",
         mixing: bool = False,
+        ask: Ask = _NOTHING,
     ) -> Tensor:
         """Check the batch, draw its random quantities from (seed, key) and restore it.
 
@@ -173,6 +231,7 @@ class VSPBFR(nn.Module):
             seed: of the run.
             noise: see ``randomness.draw``.
             mixing: style mixing as published, off by default.
+            ask: which quality; see ``settle``.
 
         Returns:
             (B, 3, S, S), about [-1, 1], not clamped.
@@ -181,22 +240,33 @@ class VSPBFR(nn.Module):
             ValueError: in one line, what came, in which items, and what is expected.
         """
         check_faces(lq, self.size, keys)
-        random = draw(self.random_shapes, keys, seed, noise, mixing=mixing)
-        return self(lq.contiguous(memory_format=FORMAT), random.to(lq.device))
+        settings = self.settle(ask)
+        random = self.drawn(keys, seed, noise, mixing=mixing)
+        return self(lq.contiguous(memory_format=FORMAT), random.to(lq.device), settings)
 
     @torch.no_grad()
     def inspect(
-        self, lq: Tensor, keys: Sequence[str], *, seed: int = 0, noise: NoiseMode = "seeded"
+        self,
+        lq: Tensor,
+        keys: Sequence[str],
+        *,
+        seed: int = 0,
+        noise: NoiseMode = "seeded",
+        ask: Ask = _NOTHING,
     ) -> Inspection:
         """Restore and keep the by-products. ``restored`` equals ``restore``'s result.
 
         The prior then runs to its full size for the inverted image, or as far as the prompt has
-        tokens for.
+        tokens for. Under guidance the by-products are those of the quality that is asked for.
         """
         check_faces(lq, self.size, keys)
-        random = draw(self.random_shapes, keys, seed, noise).to(lq.device)
+        settings = self.settle(ask)
+        random = self.drawn(keys, seed, noise).to(lq.device)
         lq = lq.contiguous(memory_format=FORMAT)
-        codes, w_plus = self.prompt(lq, random.start)
+        shifts = None
+        if self.condition is not None and settings is not None:
+            shifts = self.condition(settings.tensor(lq))
+        codes, w_plus = self.prompt(lq, random.start, shifts)
         stop = self.image_stop
         sides = self.prior.noise_sides(stop)
         maps = None if noise == "mean" else noise_maps(sides, keys, seed, "prior")
@@ -205,8 +275,16 @@ class VSPBFR(nn.Module):
         features = synthesis.features[: num_levels(self.prior_stop)]
         with _branch_features(self.restoration) as branches:
             restored = self.restoration(
-                lq, w_plus, random.z, features, random.restoration_noise, random.inject
+                lq,
+                w_plus,
+                random.z,
+                features,
+                random.restoration_noise,
+                random.inject,
+                shifts=shifts,
             )
+        if settings is not None and settings.guides:
+            restored = self(lq, random, settings)
         inverted = F.adaptive_avg_pool2d(synthesis.image, self.prior_stop)
         return Inspection(restored, codes, w_plus, inverted, features, branches)
 

@@ -14,6 +14,7 @@ from pipeline.replica import Frozen
 from pipeline.scoring.pairs import slug
 from pipeline.scoring.tables import REFERENCE_METHOD, TRUTH_METHOD
 from pipeline.storage import is_remote
+from vsp_model.ask import Ask
 
 PUBLISHED_SIZE = 512
 _DATASET = "{dataset}"
@@ -103,13 +104,18 @@ class ModelMethod(_Method):
     """A network of ours.
 
     Attributes:
-        path: Bundle, name among `vsp weights`, or a model's YAML (untrained); "" for the built-in.
+        path: vspbfr, iqp or idm, a bundle, a name among `vsp weights`, or a model's YAML
+            (untrained); "" for the default.
         noise: "seeded", or "mean" for the same noise in every image.
+        ask: What is wanted of it: quality, fidelity, steps ...
+        estimate: A model, named like `path`, whose restoration it starts from (IDM).
     """
 
     kind: Literal["model"] = "model"
     path: str = ""
     noise: Literal["seeded", "mean"] = "seeded"
+    ask: Ask = Ask()
+    estimate: str = ""
 
 
 class FolderMethod(_Method):
@@ -299,10 +305,17 @@ def _placed(method: Method, root: Path, folder: Path) -> Method:
         )
         return method.model_copy(update={"path": located})
     if isinstance(method, ModelMethod | SpandrelMethod):
-        beside = folder / Path(method.path).expanduser()
-        is_name = not method.path or (Path(method.path).name == method.path and not beside.exists())
-        return method if is_name else method.model_copy(update={"path": str(beside.resolve())})
+        names = ("path", "estimate") if isinstance(method, ModelMethod) else ("path",)
+        placed = {name: _beside(getattr(method, name), folder) for name in names}
+        return method.model_copy(update=placed)
     return method
+
+
+def _beside(path: str, folder: Path) -> str:
+    """A file seen from `folder`; what is only a name stays one."""
+    beside = folder / Path(path).expanduser()
+    is_name = not path or (Path(path).name == path and not beside.exists())
+    return path if is_name else str(beside.resolve())
 
 
 def _absolute(path: str, root: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from pipeline.faces.detect import YUNET_PATH
 from pipeline.metrics.judge import Extractor, Judge
 from pipeline.metrics.natural import SMALL_MODEL_PATH
+from vsp_model.quality import BUILT_IN
 
 Paths = Mapping[str, Path]
 
@@ -79,6 +80,7 @@ MINI_XCEPTION = Need("network", ("mini_xception_fer2013.safetensors",))
 NIQE = Need("model", ("niqe_pris_params.npz", "niqe_modelparameters.mat"))
 NIQE_SMALL = Need("model", (), SMALL_MODEL_PATH)
 YUNET = Need("detector", (), YUNET_PATH)
+QUALITY = Need("network", (), BUILT_IN)
 INCEPTION = Need(
     "network",
     ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"),
@@ -137,6 +139,18 @@ def _niqe_small(paths: Paths) -> Judge:
     from pipeline.metrics.natural import SmallNiqeJudge
 
     return SmallNiqeJudge(paths["model"])
+
+
+def _quality(paths: Paths) -> Judge:
+    from pipeline.metrics.quality import QualityJudge
+
+    return QualityJudge(paths["network"])
+
+
+def _quality_classic(paths: Paths) -> Judge:
+    from pipeline.metrics.quality import ClassicJudge
+
+    return ClassicJudge()
 
 
 def _identity(paths: Paths) -> Judge:
@@ -241,6 +255,12 @@ def _topiq(paths: Paths) -> Judge:
     return IqaJudge(paths["python"], "topiq")
 
 
+def _topiq_face(paths: Paths) -> Judge:
+    from pipeline.metrics.nr_iqa import IqaJudge
+
+    return IqaJudge(paths["python"], "topiq-face")
+
+
 def _landmark_metrics(detector: str) -> tuple[str, ...]:
     return f"dsr-{detector}", f"nme-{detector}", f"nme-{detector}-all"
 
@@ -254,6 +274,12 @@ FAMILIES: tuple[Family[Judge], ...] = (
     Family("niqe", ("niqe",), _niqe, (NIQE,), dtype="float64"),
     Family(
         "niqe-small", ("niqe-small",), _niqe_small, (NIQE_SMALL,), dtype="float64",
+    ),
+    # Not by default: aligned faces alone are scored, and networks of ours are trained on the one.
+    Family("quality", ("quality",), _quality, (QUALITY,), by_default=False),
+    Family(
+        "quality-classic", ("quality-classic",), _quality_classic, dtype="float64",
+        by_default=False,
     ),
     Family(
         "identity", ("identity", "identity-angle"), _identity, (MOBILEFACENET,),
@@ -281,6 +307,7 @@ IQA_FAMILIES: tuple[Family[Judge], ...] = (
     Family("maniqa", ("maniqa",), _maniqa, (IQA_PYTHON,)),
     Family("clipiqa", ("clipiqa",), _clipiqa, (IQA_PYTHON,)),
     Family("topiq", ("topiq",), _topiq, (IQA_PYTHON,)),
+    Family("topiq-face", ("topiq-face",), _topiq_face, (IQA_PYTHON,), by_default=False),
 )
 SET_FAMILIES: tuple[Family[Extractor], ...] = (
     Family(

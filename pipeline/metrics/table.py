@@ -112,10 +112,22 @@ _PER_IMAGE = (
         "niqe-small", "niqe-like:y:32:fitted", "lower", "", "alone",
         "Mittal et al. 2013 with blocks of 32 and a model fitted on clean faces",
     ),
+    Metric(
+        "quality", "quality:net:area128:calibrated", "higher", "", "alone",
+        "our own (docs/quality.md); a share of a reference population", True,
+    ),
+    Metric(
+        "quality-classic", "quality:classic:exp-faults", "higher", "", "alone",
+        "our own (docs/quality.md); sharpness, noise, blocks, resolution, light",
+    ),
     Metric("musiq", "pyiqa:musiq", "higher", "", "alone", f"Ke et al. 2021, {_PYIQA}"),
     Metric("maniqa", "pyiqa:maniqa", "higher", "", "alone", f"Yang et al. 2022, {_PYIQA}"),
     Metric("clipiqa", "pyiqa:clipiqa", "higher", "", "alone", f"Wang et al. 2023, {_PYIQA}"),
     Metric("topiq", "pyiqa:topiq_nr", "higher", "", "alone", f"Chen et al. 2023, {_PYIQA}"),
+    Metric(
+        "topiq-face", "pyiqa:topiq_nr-face", "higher", "", "alone",
+        f"Chen et al. 2023, trained on aligned faces, {_PYIQA}",
+    ),
     Metric(
         "deg-vqfr", "angle:arcface-resnet18-gray128:drop-below-1", "lower", "deg", "reference",
         "VQFR's script (`Deg.`; DifFace's `IDS`): pairs under 1 degree are left out",

@@ -149,7 +149,7 @@ class DegradeStage:
         pair = degrade_pair(pixels, key, config.seed, config.size, config.ranges)
         made = [images.encode(pair.lq, "png")]
         if config.keep_hq:
-            params: dict[str, Any] = {"seed": config.seed, **pair.params._asdict()}
+            params: dict[str, Any] = {"seed": config.seed, **pair.params.record()}
             text = json.dumps(params, sort_keys=True) + "\n"
             made += [images.encode(pair.truth, "png"), text.encode()]
         names = [_name(key, suffix) for suffix in self._suffixes]

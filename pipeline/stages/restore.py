@@ -150,6 +150,7 @@ class RestoreStage:
             height_out=size_out[1],
             sha256_in=sha256(image.data) if image else None,
             sha256_out=sha256(data) if data is not None else None,
+            quality=self._replica.quality if status == "restored" else None,
         )
         rejected: tuple[Member, ...] = ()
         if self._config.quarantine and status in ("refused", "failed"):

@@ -31,6 +31,9 @@ class DataConfig(BaseModel):
             is ever removed from it. Empty: below `$VSP_SCRATCH`, else the system's temporary one.
         streamed: Read shards one after the other instead of at random.
         shuffle_buffer: Records among which the next one is drawn where shards are streamed.
+        scores: Folder of a `vsp score` run over the training shards (s3://... too), which tells
+            how good each clean face is; empty where nobody needs to know.
+        scorers: Whose scores count, evenly; empty for all there that look at an image alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,3 +49,5 @@ class DataConfig(BaseModel):
     cache: str = ""
     streamed: bool = False
     shuffle_buffer: Count = 2048
+    scores: str = ""
+    scorers: tuple[str, ...] = ()

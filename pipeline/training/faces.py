@@ -75,6 +75,7 @@ class Part:
         self.lq = np.empty((num_faces, size, size, 3), np.float32)
         self.hq = np.empty((num_faces, size, size, 3), np.float32)
         self.points = np.empty((num_faces, 5, 2), np.float32)
+        self.quality = np.full(num_faces, np.nan, np.float32)
         self.keys: list[str] = []
         self.streams: list[str] = []
 
@@ -82,7 +83,8 @@ class Part:
         """The same memory as tensors, (B, 3, S, S) in channels_last."""
         lq, hq = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (self.lq, self.hq))
         points = torch.from_numpy(self.points)
-        return Batch(tuple(self.keys), tuple(self.streams), lq, hq, points)
+        quality = torch.from_numpy(self.quality)
+        return Batch(tuple(self.keys), tuple(self.streams), lq, hq, points, quality)
 
 
 class FaceMaker:
@@ -163,6 +165,7 @@ class FaceMaker:
             np.multiply(values, 2, out=out)
             out -= 1
         part.points[slot] = points
+        part.quality[slot] = record.quality  # flipped too: scored once, as it is stored [C]
         part.keys.append(record.key)
         part.streams.append(stream)
 

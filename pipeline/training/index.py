@@ -1,15 +1,16 @@
 """Where every face of a set of shards lies, so that they can be read in any order.
 
-Tars are walked by their headers. A record is a row of five numbers, 20 bytes; its key is read again
-with its image.
+Tars are walked by their headers. A record is a row of five numbers, 20 bytes, and where qualities
+are known 4 more; its key is read again with its image.
 """
 
 import bisect
 import functools
 import json
+import math
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,9 @@ _ROW = 5  # block of the image's first header, of its body, bytes of it; block o
 _WORDS = np.uint32
 
 Rows = NDArray[np.uint32]
+Floats = NDArray[np.float32]
+Grade = Callable[[str, Sequence[str]], Floats]
+"""Path or URL of a shard and the keys of its records, N -> their qualities, (N,)."""
 
 
 class Record(NamedTuple):
@@ -41,6 +45,8 @@ class Record(NamedTuple):
     image: bytes
     facts: bytes
     """The json beside the image, b"" without one."""
+    quality: float = math.nan
+    """S of a table of scores (`pipeline.training.scores`); NaN if unknown."""
 
     @property
     def points(self) -> NDArray[np.float32]:
@@ -77,15 +83,21 @@ class Index:
     Attributes:
         paths: The shards, on this machine's disk.
         warnings: One line for each shard that is broken, whose records before the break count.
+        qualities: (N,) float32, NaN where unknown; None where nobody knows.
     """
 
     def __init__(
-        self, paths: Sequence[Path], rows: Sequence[Rows], warnings: Sequence[str]
+        self,
+        paths: Sequence[Path],
+        rows: Sequence[Rows],
+        warnings: Sequence[str],
+        qualities: Sequence[Floats] | None = None,
     ) -> None:
-        """Put the shards' rows, (N, 5) each, behind one another."""
+        """Put the shards' rows, (N, 5) each, behind one another, and the records' qualities."""
         self.paths = tuple(paths)
         self.warnings = tuple(warnings)
         self._rows = np.concatenate([np.empty((0, _ROW), _WORDS), *rows])
+        self.qualities = np.concatenate(qualities) if qualities else None
         self._ends = np.cumsum([len(part) for part in rows], dtype=np.int64).tolist()
         self._open = functools.lru_cache(MAX_OPEN_SHARDS)(_Descriptor)
 
@@ -95,7 +107,7 @@ class Index:
     @property
     def num_bytes(self) -> int:
         """Memory that the rows take."""
-        return self._rows.nbytes
+        return self._rows.nbytes + (0 if self.qualities is None else self.qualities.nbytes)
 
     def read(self, number: int) -> Record:
         """Read a record.
@@ -116,7 +128,8 @@ class Index:
             key = None
         if key is None or len(data) + len(beside) < skipped + size_bytes + facts_bytes:
             raise UserError(f"{path}: changed since training began; start again")
-        return Record(key[0], data[skipped:], beside)
+        quality = math.nan if self.qualities is None else float(self.qualities[number])
+        return Record(key[0], data[skipped:], beside, quality)
 
 
 class _Descriptor:
@@ -140,27 +153,30 @@ def list_shards(patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(shard for pattern in patterns for shard in find_shards(pattern)))
 
 
-def build_index(patterns: Sequence[str], cache: str = "") -> Index:
+def build_index(patterns: Sequence[str], cache: str = "", grade: Grade | None = None) -> Index:
     """Index every face of the shards that the patterns name; remote shards are copied first.
 
     Args:
         patterns: As `find_shards` takes them.
         cache: Folder for the copies (`DataConfig.cache`).
+        grade: Tells the records' qualities, if anybody knows them.
 
     Raises:
         UserError: If there is no shard, or no image in them.
     """
     shards = list_shards(patterns)
     warnings: list[str] = []
-    rows = []
+    rows, qualities = [], []
     with ThreadPoolExecutor(_COPIES_AT_ONCE) as threads:
         paths = list(threads.map(partial(local_copy, cache=cache), shards))
     for shard, path in zip(shards, paths, strict=True):
-        found, fault = index_shard(path)
+        found, fault, keys = index_shard(path)
         rows.append(found)
+        if grade:
+            qualities.append(grade(shard, keys))
         if fault:
             warnings.append(f"{shard}: {fault}; the {len(found)} faces before it are used")
-    index = Index(paths, rows, warnings)
+    index = Index(paths, rows, warnings, qualities)
     if not len(index):
         broken = f" ({warnings[0]})" if warnings else ""
         where = ", ".join(patterns) or "data.train is empty"
@@ -168,17 +184,20 @@ def build_index(patterns: Sequence[str], cache: str = "") -> Index:
     return index
 
 
-def index_shard(path: Path) -> tuple[Rows, str]:
-    """The rows of one shard, (N, 5) uint32, and where it breaks, or ""."""
+def index_shard(path: Path) -> tuple[Rows, str, list[str]]:
+    """The rows of one shard, (N, 5) uint32, where it breaks, or "", and its records' keys."""
     words = array("I")
     faults: list[str] = []
+    keys = []
     try:
         with path.open("rb", buffering=0) as file:
-            for row in _rows(_until_fault(walk_tar(file), faults)):
-                words.extend(row)
+            for key, row in _rows(_until_fault(walk_tar(file), faults)):
+                if row:
+                    words.extend(row)
+                    keys.append(key)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    return np.array(words, _WORDS).reshape(-1, _ROW), "".join(faults)
+    return np.array(words, _WORDS).reshape(-1, _ROW), "".join(faults), keys
 
 
 def _until_fault(places: Iterator[Place], faults: list[str]) -> Iterator[Place]:
@@ -188,8 +207,8 @@ def _until_fault(places: Iterator[Place], faults: list[str]) -> Iterator[Place]:
         faults.append(str(fault))
 
 
-def _rows(places: Iterator[Place]) -> Iterator[tuple[int, ...]]:
-    """The row of each record, as `pipeline.sample.group` makes records; () of one without image."""
+def _rows(places: Iterator[Place]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Key and row of each record, as `pipeline.sample.group` makes them; () without image."""
     seen: set[str] = set()
     key, members = "", dict[str, Place]()
     for place in places:
@@ -199,13 +218,13 @@ def _rows(places: Iterator[Place]) -> Iterator[tuple[int, ...]]:
         suffix = split[1].lower()
         if members and (split[0] != key or suffix in members):
             if key not in seen:
-                yield _row(members)
+                yield key, _row(members)
             seen.add(key)
             members = {}
         key = split[0]
         members[suffix] = place
     if members and key not in seen:
-        yield _row(members)
+        yield key, _row(members)
 
 
 def _row(members: Mapping[str, Place]) -> tuple[int, ...]:

@@ -16,9 +16,10 @@ from pipeline.images import ImageFault
 from pipeline.training.data import DataConfig
 from pipeline.training.faces import Batches, Candidate, FaceMaker, Faults, Jobs, OnFault, prepared
 from pipeline.training.index import Index, build_index, list_shards
+from pipeline.training.scores import ScoreTable, knows_none, open_scores
 from pipeline.training.stream import StreamedSource, stored_faces
 from vsp_model.randomness import generator_for
-from vsp_model.train.batch import Batch, BatchSource, Parts
+from vsp_model.train.batch import Batch, Parts
 
 MAX_REPLACED = 1000  # more unusable records than that in a row are no accident
 VALIDATION_SEED = 7
@@ -27,19 +28,47 @@ VALIDATION_EPOCH = -1
 
 def open_source(
     config: DataConfig, seed: int, on_fault: OnFault | None = None
-) -> tuple[BatchSource, tuple[str, ...]]:
-    """What the settings ask for, and a line for each broken shard.
+) -> tuple["FaceSource | StreamedSource", tuple[str, ...]]:
+    """What the settings ask for, and a line for each broken shard and what the scores lack.
 
     Raises:
-        UserError: If there is no usable face, or a shard to train on is one to validate on.
+        UserError: If there is no usable face, a shard to train on is one to validate on, or the
+            scores are those of other faces.
     """
     both = set(list_shards(config.train)) & set(list_shards(config.validation))
     if both:
         raise UserError(f"{min(both)}: in data.train and data.validation; take it out of one")
+    scores = open_scores(config)
     if config.streamed:
-        return StreamedSource(config, seed, on_fault), ()
-    index = build_index(config.train, config.cache)
-    return FaceSource(config, index, seed, on_fault), index.warnings
+        streamed = StreamedSource(config, seed, on_fault, scores)
+        return streamed, (_streamed_line(scores),) if scores else ()
+    index = build_index(config.train, config.cache, scores.of if scores else None)
+    source = FaceSource(config, index, seed, on_fault, scores)
+    return source, (*index.warnings, *_missed_lines(config, index))
+
+
+def _streamed_line(scores: ScoreTable) -> str:
+    return (
+        f"data.scores {scores.folder}: {scores.known:,} faces of the shards have a score; how many "
+        "have none nobody counts where shards are streamed"
+    )
+
+
+def _missed_lines(config: DataConfig, index: Index) -> tuple[str, ...]:
+    """Say once that some faces have no score.
+
+    Raises:
+        UserError: If none has.
+    """
+    if index.qualities is None:
+        return ()
+    missed = int(np.isnan(index.qualities).sum())
+    if missed == len(index):
+        raise knows_none(config)
+    if not missed:
+        return ()
+    line = f"data.scores {config.scores}: {missed:,} of {len(index):,} faces have no score"
+    return (f"{line}; they train as of unknown quality",)
 
 
 class FaceSource:
@@ -51,10 +80,16 @@ class FaceSource:
 
     Attributes:
         faults: The records that can't be used, as far as this worker has met them.
+        scores: What the faces' qualities are of, None without.
     """
 
     def __init__(
-        self, config: DataConfig, index: Index, seed: int, on_fault: OnFault | None = None
+        self,
+        config: DataConfig,
+        index: Index,
+        seed: int,
+        on_fault: OnFault | None = None,
+        scores: ScoreTable | None = None,
     ) -> None:
         """Look for a usable face.
 
@@ -63,10 +98,12 @@ class FaceSource:
             index: Where they lie.
             seed: Of the run.
             on_fault: Called with key and reason of a record that can't be used, once for each.
+            scores: What the index was built with.
 
         Raises:
             UserError: If there is none among the first `MAX_REPLACED`.
         """
+        self.scores = scores
         self.config = config
         self.index = index
         self.seed = seed
@@ -113,7 +150,10 @@ def _places(parts: Parts, step: int, part: int) -> range:
 
 
 def validation_batches(
-    config: DataConfig, part_size: int, on_fault: OnFault | None = None
+    config: DataConfig,
+    part_size: int,
+    on_fault: OnFault | None = None,
+    scores: ScoreTable | None = None,
 ) -> list[Batch]:
     """The first `validation_faces` usable faces of the validation shards, degraded once.
 
@@ -124,6 +164,8 @@ def validation_batches(
         config: Which faces.
         part_size: Faces a batch; the last one may hold fewer.
         on_fault: Called with key (or shard) and reason of what can't be used.
+        scores: The training source's; read again if they are not at hand. Qualities are shares of
+            the training faces.
 
     Returns:
         Nothing where there are no validation shards.
@@ -134,10 +176,11 @@ def validation_batches(
     if not config.validation:
         return []
     faults = Faults(on_fault)
+    scores = scores or open_scores(config)
     degradation = config.degradation.model_copy(update={"flip_probability": 0.0})
     plain = config.model_copy(update={"degradation": degradation, "clean_fraction": 0.0})
     maker = FaceMaker(plain, VALIDATION_SEED, faults)
-    places = list(itertools.islice(_usable(maker), config.validation_faces))
+    places = list(itertools.islice(_usable(maker, scores), config.validation_faces))
     faults.tell()
     if not places:
         reason = next(iter(faults.reasons.values()), "they hold no image")
@@ -146,10 +189,10 @@ def validation_batches(
     return [maker.part(places[start : start + part_size]).batch() for start in starts]
 
 
-def _usable(maker: FaceMaker) -> Iterator[tuple[str, list[Candidate]]]:
+def _usable(maker: FaceMaker, scores: ScoreTable | None) -> Iterator[tuple[str, list[Candidate]]]:
     """Stream and record of each usable validation face, by its number among all."""
     shards = enumerate(list_shards(maker.config.validation))
-    for number, each in enumerate(stored_faces(shards, maker.faults)):
+    for number, each in enumerate(stored_faces(shards, maker.faults, scores)):
         try:
             maker.decode(each.record)
         except ImageFault as fault:

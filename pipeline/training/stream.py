@@ -20,6 +20,7 @@ from pipeline.training.faces import (
     prepared,
 )
 from pipeline.training.index import Record, list_shards, record_of
+from pipeline.training.scores import ScoreTable
 from vsp_model.randomness import generator_for
 from vsp_model.train.batch import Parts
 
@@ -39,7 +40,9 @@ class Stored(NamedTuple):
         return Candidate(self.id, lambda: self.record)
 
 
-def stored_faces(shards: Iterable[tuple[int, str]], faults: Faults) -> Iterator[Stored]:
+def stored_faces(
+    shards: Iterable[tuple[int, str]], faults: Faults, scores: ScoreTable | None = None
+) -> Iterator[Stored]:
     """The faces of some numbered shards in stored order; a shard that breaks is told too."""
     for number, shard in shards:
         for sample in read_shard(shard):
@@ -47,6 +50,8 @@ def stored_faces(shards: Iterable[tuple[int, str]], faults: Faults) -> Iterator[
                 reason = f"{sample.fault}; the faces before it are used"
                 faults.add(number, shard_name(shard), reason)
             elif record := record_of(sample):
+                if scores:
+                    record = record._replace(quality=float(scores.of(shard, [record.key])[0]))
                 yield Stored(f"{number}/{sample.index}", record)
 
 
@@ -61,19 +66,27 @@ class StreamedSource:
     part that can.
     """
 
-    def __init__(self, config: DataConfig, seed: int, on_fault: OnFault | None = None) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        seed: int,
+        on_fault: OnFault | None = None,
+        scores: ScoreTable | None = None,
+    ) -> None:
         """List the shards.
 
         Args:
             config: Which faces.
             seed: Of the run.
             on_fault: Called with key (or shard) and reason of what can't be used, once for each.
+            scores: Tells the faces' qualities.
 
         Raises:
             UserError: If there is no shard.
         """
         self.config = config
         self.seed = seed
+        self.scores = scores
         self.shards = list_shards(config.train)
         self.faults = Faults(on_fault)
         self._maker = FaceMaker(config, seed, self.faults)
@@ -132,7 +145,7 @@ class StreamedSource:
         shards = [(n, self.shards[n]) for n in order[parts.rank :: parts.world].tolist()]
         draw = generator_for(self.seed, f"{epoch}/{parts.rank}/{parts.world}", "buffer")
         buffer: list[Stored] = []
-        for face in stored_faces(shards, self.faults):
+        for face in stored_faces(shards, self.faults, self.scores):
             if len(buffer) < self.config.shuffle_buffer:
                 buffer.append(face)
                 continue

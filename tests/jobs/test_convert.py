@@ -15,7 +15,7 @@ def bundle(tmp_path_factory):
     values = yaml.safe_load(CONFIG.read_text())["model"]
     values["encoder"]["stage_channels"] = [16, 32, 64, 128]
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    checkpoints.save(registry.untrained(registry.ModelConfig.model_validate(values)), path)
+    checkpoints.save(registry.untrained(registry.VSPBFRConfig.model_validate(values)), path)
     return path
 
 

@@ -8,6 +8,7 @@ def test_presets_are_listed_with_their_sources(vsp):
     assert code == 0
     assert "codeformer: blur 1-15, reduction 4-30, noise 0-20, JPEG 30-80" in out
     assert "CodeFormer_stage2.yml" in out
+    assert "underwater: blur 0.1-5.05, reduction 0.8-4.4, noise 0-10, JPEG 80-100, colours" in out
 
 
 @pytest.fixture
@@ -48,6 +49,11 @@ def test_a_dry_run_prints_the_settings_and_writes_nothing(vsp, shards, tmp_path)
             "'blur_sgma'; did you mean 'blur_sigma'?",
         ),
         (["--set", "ranges.blur_sigma=[3,1]"], "the lower end comes first"),
+        (["--preset", "faded", "--set", "ranges.colour.kind=sepia"], "sepia"),
+        (
+            ["--preset", "faded", "--set", "ranges.colour.withe=[0.5,1]"],
+            "'withe'; did you mean 'white'?",
+        ),
         (["--size", "7"], "should be greater than or equal to 8"),
         (["--preset", "missing.yaml"], "missing.yaml: No such file"),
     ],

@@ -1,6 +1,7 @@
 """`vsp info`: what it prints for a configuration and for a bundle, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,7 @@ def test_a_bundle_without_a_restorer_is_named(vsp, tmp_path):
         writer.write("", state)
     code, _, err = vsp("info", path)
     assert code == 2
-    assert "of kind 'stylegan2'; only 'vspbfr' is counted" in err
+    assert "of kind 'stylegan2'; only whole restorers are counted" in err
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "toaster", "meta"])
@@ -193,3 +194,35 @@ def test_a_device_that_is_not_here_is_named(vsp, device):
     code, out, err = vsp("info", CONFIGS / "vspbfr-64.yaml", "--bench", "--device", device)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"--device '{device}'" in err
+
+
+SIBLINGS = [CONFIGS / name for name in ("iqp-128.yaml", "idm-128.yaml")]
+
+
+def test_siblings_are_counted_module_by_module_and_compared(vsp):
+    code, out, _ = vsp("info", *SIBLINGS, "--json")
+    assert code == 0
+    iqp, idm = json.loads(out)
+    assert set(iqp["modules"]) >= {"lq_encoder", "dictionary", "predictor", "embedding", "fusion"}
+    for found in (iqp, idm):
+        parts = found["modules"].values()
+        assert found["sum"]["macs"] == sum(part["macs"] for part in parts) > 10**8
+        assert found["sum"]["parameters"] == sum(part["parameters"] for part in parts) > 10**6
+        assert found["generator_with_image"] is None
+    code, out, _ = vsp("info", *SIBLINGS)
+    assert code == 0
+    assert "Transformer" in out
+    last = [line.strip() for line in out.splitlines() if line.strip()][-2:]
+    assert [line.split()[0] for line in last] == ["iqp-128.yaml", "idm-128.yaml"]
+
+
+def test_steps_of_diffusion_count_each(vsp, tmp_path):
+    text = SIBLINGS[1].read_text()
+    macs = []
+    for steps in (1, 3):
+        path = tmp_path / f"idm-{steps}.yaml"
+        path.write_text(re.sub(r"\n  steps: \d+", "", text) + f"  steps: {steps}\n")
+        code, out, _ = vsp("info", path, "--json")
+        assert code == 0
+        macs.append(json.loads(out)["sum"]["macs"])
+    assert macs[1] == 3 * macs[0]

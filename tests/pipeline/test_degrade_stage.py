@@ -106,7 +106,7 @@ def test_kept_pairs_hold_the_truth_and_the_draw(run):
         truth = images.decode(found[f"{n}.hq.png"])[1]
         told = json.loads(found[f"{n}.degradation.json"])
         params = draw_params(FREE_FORM, SIZE, seed=1, key=str(n))
-        assert told == {"seed": 1, **params._asdict()}
+        assert told == {"seed": 1, **params.record()}
         assert not params.gray, "pick another seed: gray is tested elsewhere"
         assert np.array_equal(truth, face(n)[:, ::-1] if params.flip else face(n))
         flipped.add(params.flip)

@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ CROP = (slice(0, 256), slice(100, 356))
 POINTS = np.array([[104.0, 105], [143, 105], [127, 128], [107, 148], [142, 148]])
 JUDGES = (
     "pixels", "bands", "lpips-squeeze", "lpips-alex", "niqe", "niqe-small", "identity",
-    "expression", "yunet",
+    "expression", "yunet", "quality", "quality-classic",
 )  # fmt: skip
 EXTRACTORS = ("squeeze", "identity-set")
 
@@ -141,6 +142,15 @@ def test_equal_pictures_are_infinitely_alike(build, truth):
     assert [score.value for score in build("bands").score(face).values()] == [0, 0]
 
 
+@pytest.mark.parametrize("name", ["quality", "quality-classic"])
+def test_quality_falls_with_damage(build, truth, name):
+    blurred = [cv2.GaussianBlur(truth, (0, 0), sigma) for sigma in (1.5, 3, 6)]
+    values = [build(name).score(Face("a", x))[name].value for x in (truth, *blurred)]
+    assert values == sorted(values, reverse=True)
+    assert 0.7 < values[0] <= 1
+    assert 0 <= values[-1] < 0.4
+
+
 def test_a_flat_picture_has_no_niqe(build):
     face = Face("a", flat(256))
     assert statuses(build("niqe"), face) == {"niqe": "non_finite"}
@@ -155,6 +165,7 @@ def test_a_small_picture_has_a_status_not_an_error(build):
     tiny = Face("a", flat(7), flat(7))
     assert statuses(build("pixels"), tiny) == {"psnr": "ok", "ssim": "too_small"}
     assert set(statuses(build("bands"), tiny).values()) == {"too_small"}
+    assert statuses(build("quality-classic"), tiny) == {"quality-classic": "too_small"}
     assert build("squeeze").feature(tiny, "gt").status == "too_small"
 
 

@@ -99,8 +99,8 @@ def face(colour=(255, 0, 0), key="a"):
 
 
 def test_the_table_says_what_pyiqa_calls_a_metric():
-    assert [pyiqa_name(name) for name in ("topiq", "musiq", "piqe")] == [
-        "topiq_nr", "musiq", "piqe",
+    assert [pyiqa_name(name) for name in ("topiq", "topiq-face", "musiq", "piqe")] == [
+        "topiq_nr", "topiq_nr-face", "musiq", "piqe",
     ]  # fmt: skip
 
 

@@ -84,9 +84,10 @@ def test_the_index_holds_what_reading_in_order_finds(shard):
 
 def test_a_record_costs_twenty_bytes(shard):
     path = shard([(f"{number:05d}.jpg", b"x") for number in range(100)])
-    rows, fault = index_shard(path)
+    rows, fault, keys = index_shard(path)
     assert rows.nbytes == 2000
     assert not fault
+    assert keys == [f"{number:05d}" for number in range(100)]
 
 
 def test_shards_follow_each_other_by_name_and_come_once(shard, tmp_path):

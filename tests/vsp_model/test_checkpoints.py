@@ -20,7 +20,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "models" / "vspbfr-64
 
 @pytest.fixture(scope="module")
 def model():
-    config = registry.ModelConfig.model_validate(yaml.safe_load(CONFIG.read_text())["model"])
+    config = registry.VSPBFRConfig.model_validate(yaml.safe_load(CONFIG.read_text())["model"])
     return registry.untrained(config, seed=3)
 
 

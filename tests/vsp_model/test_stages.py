@@ -62,7 +62,7 @@ def batch():
     generator = torch.Generator().manual_seed(1)
     lq, hq = (torch.rand(4, 3, SIZE, SIZE, generator=generator) * 2 - 1 for _ in range(2))
     names = tuple("abcd")
-    return Batch(names, names, lq, hq, torch.full((4, 5, 2), math.nan))
+    return Batch(names, names, lq, hq, torch.full((4, 5, 2), math.nan), torch.full((4,), math.nan))
 
 
 def moment(step=0, seen=0):

@@ -47,7 +47,9 @@ def faces(step, count=BATCH):
         for _ in range(2)
     )
     names = tuple(f"{step}-{i}" for i in range(count))
-    return Batch(names, names, lq, hq, torch.full((count, 5, 2), torch.nan))
+    return Batch(
+        names, names, lq, hq, torch.full((count, 5, 2), torch.nan), torch.full((count,), torch.nan)
+    )
 
 
 class Source:

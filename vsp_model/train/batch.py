@@ -28,11 +28,13 @@ class Batch(NamedTuple):
     """True faces, alike."""
     points: Tensor
     """Eyes, nose, mouth corners as (x, y) in pixels of ``hq``, (B, 5, 2); NaN where unknown."""
+    quality: Tensor
+    """Score of ``hq`` as it stands in the table of scores, (B,); NaN where unknown."""
 
     def to(self, device: str) -> Batch:
         """The same values on another device."""
-        lq, hq, points = (t.to(device, non_blocking=True) for t in self[2:])
-        return Batch(self.keys, self.streams, lq, hq, points)
+        tensors = (t.to(device, non_blocking=True) for t in self[2:])
+        return Batch(self.keys, self.streams, *tensors)
 
 
 @dataclass(frozen=True)

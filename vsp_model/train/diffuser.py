@@ -19,11 +19,11 @@ from vsp_model.train.config import AdamConfig
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
+    ChainConfig,
     Moment,
     Parts,
     Pictures,
     Stage,
-    StageConfig,
     Terms,
     detached,
     normal,
@@ -40,7 +40,7 @@ class DiffuserWeights(Config):
     identity: float = Field(0.1, ge=0)
 
 
-class DiffuserConfig(StageConfig):
+class DiffuserConfig(ChainConfig):
     """``vsp train diffuser``; the defaults are the published code's."""
 
     kind: Literal["diffuser"] = "diffuser"

@@ -18,11 +18,11 @@ from vsp_model.train.config import AdamConfig, EMAConfig
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
+    ChainConfig,
     Moment,
     Parts,
     Pictures,
     Stage,
-    StageConfig,
     Terms,
     detached,
     pooled,
@@ -50,7 +50,7 @@ class ProgressiveConfig(Config):
     """Images between two tokens."""
 
 
-class EncoderConfig(StageConfig):
+class EncoderConfig(ChainConfig):
     """``vsp train encoder``."""
 
     kind: Literal["encoder"] = "encoder"

@@ -1,7 +1,8 @@
-"""Frozen networks that judge a picture during training: LPIPS, and identity on the warped face."""
+"""Frozen networks that judge a picture during training: LPIPS, identity, and how good it looks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +20,8 @@ from vsp_model.files import CheckpointError, sha256_of
 from vsp_model.losses import LPIPS, LPIPSConfig, identity_loss
 from vsp_model.mobilefacenet import SIZE as MOBILEFACENET_SIZE
 from vsp_model.mobilefacenet import MobileFaceNet
+from vsp_model.quality import BUILT_IN, SIZES, QualityInfo, QualityNet
+from vsp_model.quality import load as load_quality
 
 # Eyes, nose and mouth corners in ArcFace's crop of 112 pixels (insightface), and in the aligned
 # crop of 512 that restoration works on (FFHQ, as GFPGAN and facexlib use it).
@@ -57,11 +60,19 @@ class IdentityJudgeConfig(JudgeConfig):
     """The published one looks at the whole picture; mobilefacenet at the warped face."""
 
 
+class QualityJudgeConfig(JudgeConfig):
+    """A network of ``vsp weights fit-quality``; the path "built-in" is the one that comes along."""
+
+
 class JudgesConfig(Config):
     """The frozen judges of a stage."""
 
     lpips: LPIPSJudgeConfig = LPIPSJudgeConfig()
     identity: IdentityJudgeConfig = IdentityJudgeConfig()
+    quality: QualityJudgeConfig = QualityJudgeConfig()
+    """Scores pictures where a stage trains for a score."""
+    monitor: QualityJudgeConfig = QualityJudgeConfig()
+    """Scores them beside, and is never trained for; see ``vsp_model.train.guard``."""
     identity_fraction: float = Field(1.0, gt=0, le=1)
     """Share of each part that the identity net looks at; it is the dearest loss on a CPU."""
 
@@ -146,13 +157,59 @@ class PictureEmbedder(nn.Module):
         return self.net(image)
 
 
+class QualityScorer(nn.Module):
+    """Pictures -> quality in (0, 1), differentiable; the calibration of ``vsp_model.quality``."""
+
+    severities: Tensor
+    qualities: Tensor
+
+    def __init__(self, net: QualityNet, info: QualityInfo) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("severities", torch.tensor([info.calibration[s].knots for s in SIZES]))
+        shares = [[c.quality(k) for k in c.knots] for c in map(info.calibration.get, SIZES) if c]
+        self.register_buffer("qualities", torch.tensor(shares))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) in [-1, 1] -> (B,); larger pictures are averaged down to 128 pixels."""
+        side = max((s for s in SIZES if s <= image.shape[-1]), default=SIZES[0])
+        if image.shape[-1] != side:
+            image = F.interpolate(image, (side, side), mode="area")
+        row = SIZES.index(side)
+        return _calibrated(self.net(image.float()), self.severities[row], self.qualities[row])
+
+
+def _calibrated(severity: Tensor, knots: Tensor, qualities: Tensor) -> Tensor:
+    """``Calibration.quality`` on tensors: linear between knots, exponential beyond them."""
+    steps = len(knots) - 1
+    width = (knots[-1] - knots[0]) / steps
+    above = torch.searchsorted(knots, severity.detach(), right=True).clamp(1, steps)
+    low, high = knots[above - 1], knots[above]
+    between = qualities[above - 1].lerp(qualities[above], (severity - low) / (high - low))
+    edge = qualities[-1]  # half a step, kept at either end
+    better = 1 - edge * torch.exp((severity - knots[0]).clamp_max(0) / width)
+    worse = edge * torch.exp((knots[-1] - severity).clamp_max(0) / width)
+    inside = torch.where(severity > knots[-1], worse, between)
+    return torch.where(severity < knots[0], better, inside)
+
+
 @dataclass
 class Judges:
-    """The judges at hand; a missing one gives no loss."""
+    """The judges at hand; a missing one gives no loss.
+
+    Attributes:
+        lpips: Perceptual distance.
+        embedder: Of identities.
+        identity_fraction: See ``JudgesConfig``.
+        quality: Pictures (B, 3, S, S) -> scores (B,) in [0, 1], differentiable.
+        monitor: Alike, never trained for.
+    """
 
     lpips: LPIPS | None = None
     embedder: Embedder | None = None
     identity_fraction: float = 1.0
+    quality: Callable[[Tensor], Tensor] | None = None
+    monitor: Callable[[Tensor], Tensor] | None = None
 
     def perceptual(self, image: Tensor, reference: Tensor) -> Tensor | None:
         """LPIPS, the mean over the batch."""
@@ -191,7 +248,16 @@ def load_judges(config: JudgesConfig, device: str = "cpu") -> Judges:
     if config.identity.path:
         embedder = _embedder(config.identity, _checked(config.identity))
         embedder = embedder.to(torch.device(device)).to(memory_format=torch.channels_last)
-    return Judges(lpips, embedder, config.identity_fraction)
+    scorers = (_scorer(judge, device) for judge in (config.quality, config.monitor))
+    return Judges(lpips, embedder, config.identity_fraction, *scorers)
+
+
+def _scorer(config: QualityJudgeConfig, device: str) -> QualityScorer | None:
+    if not config.path:
+        return None
+    if config.path == "built-in":
+        config = config.model_copy(update={"path": str(BUILT_IN)})
+    return QualityScorer(*load_quality(_checked(config))).to(torch.device(device))
 
 
 def _checked(config: JudgeConfig) -> Path:

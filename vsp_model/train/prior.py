@@ -21,11 +21,11 @@ from vsp_model.train.config import AdamConfig, EMAConfig
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
+    ChainConfig,
     Moment,
     Parts,
     Pictures,
     Stage,
-    StageConfig,
     Terms,
     detached,
     pooled,
@@ -47,7 +47,7 @@ class PathLengthConfig(Config):
     """It looks at one n-th of the batch."""
 
 
-class PriorConfig(StageConfig):
+class PriorConfig(ChainConfig):
     """``vsp train prior`` with ``kind: gan``; the defaults are StyleGAN2's."""
 
     kind: Literal["gan"] = "gan"

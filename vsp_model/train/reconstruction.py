@@ -26,11 +26,11 @@ from vsp_model.train.config import AdamConfig, EMAConfig
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
+    ChainConfig,
     Moment,
     Parts,
     Pictures,
     Stage,
-    StageConfig,
     Terms,
     detached,
     pooled,
@@ -49,7 +49,7 @@ class ReconstructionWeights(Config):
     adversarial: float = Field(0.03, ge=0)
 
 
-class ReconstructionConfig(StageConfig):
+class ReconstructionConfig(ChainConfig):
     """``vsp train prior`` with ``kind: reconstruction``."""
 
     kind: Literal["reconstruction"] = "reconstruction"

@@ -6,7 +6,7 @@ A stage knows batches of tensors and nothing of shards, files or workers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsp_model.condition import QualityCondition
 from vsp_model.config import Config
 from vsp_model.randomness import generator_for
+from vsp_model.registry import ModelConfig
 from vsp_model.runtime import Precision
 from vsp_model.train.batch import Batch
 from vsp_model.train.config import EMAConfig, RunConfig
@@ -35,9 +37,15 @@ Parts = dict[str, nn.Module]
 class StageConfig(Config):
     """The sections that every stage's file has."""
 
-    model: VSPBFRConfig
+    model: ModelConfig
     run: RunConfig
     judges: JudgesConfig = JudgesConfig()
+
+
+class ChainConfig(StageConfig):
+    """Of the stages of VSPBFR."""
+
+    model: VSPBFRConfig
 
 
 class Moment(NamedTuple):
@@ -131,6 +139,17 @@ class Stage(ABC):
         """Go on from ``extra_state``."""
         if self.adversary:
             self.adversary.load_state_dict(state["adversary"])
+
+    def observe_scores(self, knots: Sequence[float]) -> None:
+        """Learn how the quality scores of the training set are spread, before the first step.
+
+        Args:
+            knots: Scores at even shares of the set (``condition.NUM_KNOTS``), ascending.
+        """
+        for net in (*self.parts.values(), *self.averages.values()):
+            for module in net.modules():
+                if isinstance(module, QualityCondition):
+                    module.set_distribution(knots)
 
     # ------------------------------------------------------------------------- what they share
 

@@ -1,0 +1,426 @@
+"""IDM assembled: the identity before training, bits by (seed, key), wishes and refusals."""
+
+import math
+import random
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pydantic import ValidationError
+
+from tests.vsp_model.tiny import some_faces, some_keys
+from vsp_model import checkpoints, registry
+from vsp_model.ask import Ask
+from vsp_model.idm import chain
+from vsp_model.idm.chain import StepNoise
+from vsp_model.idm.config import IDMConfig
+from vsp_model.idm.model import IDM
+from vsp_model.idm.schedule import level_at, noised, to_x0
+
+ROOT = Path(__file__).resolve().parents[2]
+YAMLS = sorted((ROOT / "configs" / "models").glob("idm-*.yaml"))
+SIZE, MOST = 32, 4
+UNET = {
+    "size": SIZE,
+    "unshuffle": 2,
+    "channels": 16,
+    "multipliers": [1, 2],
+    "num_blocks": 1,
+    "attention_sides": [16],
+    "groups": 4,
+    "dropout": 0.1,
+    "tail_channels": 4,
+}
+NOISE = {"num_steps": 100, "beta_start": 1e-3, "beta_end": 0.1}
+STEPS = (1, 2, 5, 20)
+
+
+def config(*, unet=None, **settings):
+    values = {"unet": UNET | (unet or {}), "noise": NOISE, "steps": 4, "param": "residual_x0"}
+    return IDMConfig.model_validate(values | settings)
+
+
+def lively(model, scale=0.3):
+    """Move everything, so that each part shows in the output."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator) / 4)
+    return model
+
+
+def model_of(**settings):
+    return registry.untrained(config(**settings))
+
+
+@pytest.fixture(scope="module")
+def restorer():
+    return lively(model_of(unet={"condition": {}}, eta=1.0))
+
+
+# Before training.
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("tail", [0, 4])
+@pytest.mark.parametrize(
+    "ask",
+    [{}, {"eta": 1.0}, {"sampler": "ancestral"}, {"start": "estimate"}, {"quality": 0.9}],
+    ids=lambda ask: str(next(iter(ask.items()), "default")),
+)
+def test_an_untrained_residual_net_is_exactly_the_identity(steps, tail, ask):
+    model = model_of(unet={"condition": {}, "tail_channels": tail})
+    faces = some_faces(2, SIZE)
+    faces[0, :, :4] = 1.0
+    faces[0, :, 4:8] = -1.0
+    restored = model.restore(faces, some_keys(2), ask=Ask(steps=steps, **ask))
+    assert torch.equal(restored, faces)
+
+
+def test_without_zeros_at_the_end_it_is_not():
+    model = model_of(unet={"zero_out": False})
+    faces = some_faces(1, SIZE)
+    assert not torch.equal(model.restore(faces, ["a"]), faces)
+
+
+@pytest.mark.parametrize("mode", ["continuous", "quantile_bins"])
+@pytest.mark.parametrize("quality", [0.0, 0.5, 1.0, "unknown"])
+def test_a_new_condition_changes_no_bit_of_a_trained_net(mode, quality):
+    old = lively(model_of(eta=0.5))
+    new = model_of(eta=0.5, unet={"condition": {"mode": mode}})
+    state = new.state_dict() | old.state_dict()
+    added = set(state) - set(old.state_dict())
+    assert {name.split(".")[1] for name in added} == {"condition"}
+    new.load_state_dict(state)
+    faces, keys = some_faces(3, SIZE), some_keys(3)
+    restored = new.restore(faces, keys, ask=Ask(quality=quality))
+    assert torch.equal(restored, old.restore(faces, keys))
+
+
+@pytest.mark.parametrize("quality", [0, 1, "unknown", math.nan])
+def test_the_ends_of_the_dial_are_known(restorer, quality):
+    faces, keys = some_faces(1, SIZE), ["a"]
+    if quality != quality:
+        with pytest.raises(ValueError, match="quality: nan, expected 0 to 1 or unknown"):
+            restorer.restore(faces, keys, ask=Ask(quality=quality))
+        return
+    assert restorer.restore(faces, keys, ask=Ask(quality=quality)).isfinite().all()
+
+
+def test_quality_and_guidance_show(restorer):
+    faces, keys = some_faces(1, SIZE), ["a"]
+
+    def ask(**wishes):
+        return restorer.restore(faces, keys, ask=Ask(**wishes))
+
+    unknown, low, high = ask(), ask(quality=0.1), ask(quality=0.9)
+    assert not torch.equal(low, high)
+    assert not torch.equal(unknown, high)
+    assert not torch.equal(ask(quality=0.9, guidance=2.0), high)
+    assert torch.equal(ask(guidance=2.0), unknown)  # of nothing nothing can be more
+    torch.testing.assert_close(ask(quality=0.9, guidance=0.0), unknown)
+
+
+# Bits.
+
+
+def restore(model, items, **options):
+    faces = some_faces(2 * MOST, SIZE)
+    return model.restore(faces[list(items)], [some_keys(2 * MOST)[i] for i in items], **options)
+
+
+@pytest.mark.parametrize("batch", range(1, MOST + 1))
+@pytest.mark.parametrize(
+    "wishes", [{}, {"sampler": "ancestral", "quality": 0.7, "guidance": 1.5}], ids=["ddim", "all"]
+)
+def test_bits_do_not_depend_on_order_or_neighbours(restorer, batch, wishes):
+    items, ask = list(range(batch)), Ask(**wishes)
+    first = restore(restorer, items, ask=ask)
+    assert torch.equal(restore(restorer, items[::-1], ask=ask).flip(0), first)
+    assert torch.equal(restore(restorer, [*items[1:], 0], ask=ask).roll(1, 0), first)
+    if batch > 1:
+        strangers = restore(restorer, [*range(MOST, MOST + batch - 1), 0], ask=ask)
+        assert torch.equal(strangers[-1], first[0])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_bits_of_the_built_in_net_do_not_depend_on_the_place(batch):
+    path = ROOT / "configs" / "models" / "idm-128.yaml"
+    settings = IDMConfig.model_validate(yaml.safe_load(path.read_text())["model"])
+    model = lively(registry.untrained(settings), 0.05)
+    faces, keys = some_faces(batch, 128), some_keys(batch)
+    ask = Ask(steps=2, eta=1.0, quality=0.8)
+    first = model.restore(faces, keys, ask=ask)
+    rolled = model.restore(faces.roll(1, 0), [keys[-1], *keys[:-1]], ask=ask)
+    assert torch.equal(rolled.roll(-1, 0), first)
+
+
+def test_seed_and_key_change_the_result(restorer):
+    face = some_faces(1, SIZE)
+    base = restorer.restore(face, ["a"])
+    assert not torch.equal(restorer.restore(face, ["b"]), base)
+    assert not torch.equal(restorer.restore(face, ["a"], seed=1), base)
+    assert torch.equal(restorer.restore(face, ["a"], seed=0), base)
+
+
+def test_mean_is_one_result_for_every_key_and_seed(restorer):
+    face = some_faces(1, SIZE)
+    base = restorer.restore(face, ["a"], noise="mean")
+    assert torch.equal(restorer.restore(face, ["b"], seed=7, noise="mean"), base)
+    assert restorer.drawn(["a"], mode="mean").steps is None
+    with pytest.raises(ValueError, match="noise mode 'none': expected one of seeded, mean"):
+        restorer.drawn(["a"], mode="none")
+
+
+def test_no_global_generator_is_read_or_moved(restorer):
+    torch.manual_seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    first = restore(restorer, [0, 1])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    assert random.getstate() == before[2]
+    torch.manual_seed(2)
+    assert torch.equal(restore(restorer, [0, 1]), first)
+
+
+def test_bits_do_not_depend_on_the_thread(restorer):
+    found = {}
+    jobs = [(0, 1), (2, 3), (1, 0)]
+    threads = [
+        threading.Thread(target=lambda items=items: found.update({items: restore(restorer, items)}))
+        for items in jobs
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for items in jobs:
+        assert torch.equal(found[items], restore(restorer, items))
+
+
+def test_the_memory_format_of_the_faces_changes_no_bit(restorer):
+    faces, keys = some_faces(2, SIZE), some_keys(2)
+    other = faces.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(restorer.restore(other, keys), restorer.restore(faces, keys))
+
+
+# The chain.
+
+
+def test_noise_is_drawn_when_its_step_comes_and_never_kept(restorer, monkeypatch):
+    """However many steps there are: a batch's random numbers take the room of one step."""
+    alive, most, asked = [], [], []
+    original = StepNoise.at
+
+    def watched(self, time):
+        noise = original(self, time)
+        asked.append(time)
+        alive[:] = [each for each in alive if each() is not None]
+        alive.append(torch.utils.weak.WeakTensorKeyDictionary and __import__("weakref").ref(noise))
+        most.append(len(alive))
+        return noise
+
+    monkeypatch.setattr(StepNoise, "at", watched)
+    restore(restorer, [0], ask=Ask(steps=50, eta=1.0))
+    assert len(asked) == 49  # the last step adds none
+    assert len(set(asked)) == 49
+    assert max(most) <= 2
+    drawn = restorer.drawn(["a"])
+    assert drawn.start.numel() == 3 * SIZE**2
+    assert torch.equal(drawn.steps.at(7), drawn.to("cpu").steps.at(7))
+    assert not torch.equal(drawn.steps.at(7), drawn.steps.at(8))
+
+
+def test_without_eta_no_noise_is_drawn(restorer, monkeypatch):
+    monkeypatch.setattr(StepNoise, "at", lambda *_: pytest.fail("noise was drawn"))
+    restore(restorer, [0], ask=Ask(eta=0.0))
+
+
+@pytest.mark.parametrize("param", ["eps", "v", "x0", "residual_x0"])
+def test_every_estimate_is_clipped_to_a_picture(param):
+    model = lively(model_of(param=param), 3.0)
+    faces, keys = some_faces(2, SIZE), some_keys(2)
+    for steps in (1, 3):
+        restored = model.restore(faces, keys, ask=Ask(steps=steps))
+        assert restored.abs().max() <= 1 + 1e-5
+        assert restored.abs().max() > 0.99  # the net errs so far that it is needed
+
+
+@pytest.mark.parametrize("param", ["eps", "v", "x0", "residual_x0"])
+def test_one_step_is_what_the_network_says_of_pure_noise(param):
+    model = lively(model_of(param=param), 0.1)
+    faces = some_faces(2, SIZE).contiguous(memory_format=torch.channels_last)
+    drawn = model.drawn(some_keys(2))
+    level = level_at(float(model.chain.alpha_bar[-1]))
+    with torch.no_grad():
+        said = model.unet(drawn.start, torch.full((2,), level.signal), faces)
+        x0 = model.chain.clipped(to_x0(param, said, drawn.start, level), faces)
+        expected = model.chain.picture_of(x0, faces)
+        assert torch.equal(model(faces, drawn, model.settle(Ask(steps=1))), expected)
+
+
+def truth_teller(model, truth, lq):
+    """A network that knows the clean state, whatever the noise."""
+    target = model.chain.state_of(truth, lq)
+    return lambda state, signal, lq, quality: target
+
+
+@pytest.mark.parametrize("param", ["x0", "residual_x0"])
+@pytest.mark.parametrize("wishes", [{}, {"sampler": "ancestral"}, {"start": "estimate", "t0": 0.3}])
+def test_a_chain_whose_network_is_right_ends_at_the_truth(param, wishes):
+    model = model_of(param=param)
+    lq, truth = some_faces(4, SIZE).chunk(2)
+    settings = model.settle(Ask(steps=7, **wishes))
+    found = model.chain.sample(
+        truth_teller(model, truth, lq), lq, model.drawn(some_keys(2)), settings, estimate=lq
+    )
+    torch.testing.assert_close(found, truth, atol=1e-6, rtol=1e-6)
+
+
+def test_an_estimate_is_noised_to_its_time_and_not_further():
+    model = model_of(param="x0", start="estimate", t0=0.3)
+    lq, estimate = some_faces(2, SIZE).chunk(2)
+    drawn = model.drawn(["a"])
+    seen = []
+
+    def network(state, signal, lq, quality):
+        seen.append((state, signal.item()))
+        return state
+
+    model.chain.sample(network, lq, drawn, model.settle(Ask(steps=3)), estimate)
+    level = level_at(float(model.chain.alpha_bar[30]))
+    torch.testing.assert_close(seen[0][0], noised(estimate, drawn.start, level))
+    assert [signal for _, signal in seen] == pytest.approx(
+        [math.sqrt(model.chain.alpha_bar[t]) for t in (30, 20, 10)]
+    )
+
+
+def test_without_an_estimate_the_chain_starts_from_the_degraded_face():
+    model = lively(model_of(param="x0", start="estimate", t0=0.3))
+    faces, keys = some_faces(2, SIZE), some_keys(2)
+    base = model.restore(faces, keys)
+    assert torch.equal(model.restore(faces, keys, estimate=faces), base)
+    assert not torch.equal(model.restore(faces, keys, estimate=-faces), base)
+    little = model_of(param="eps", start="estimate", t0=0.01)  # an untrained eps sees no noise
+    assert (little.restore(faces, keys, ask=Ask(steps=1)) - faces).abs().max() < 0.2
+
+
+def test_an_unconditional_net_sees_the_face_in_its_start_alone():
+    model = lively(model_of(param="eps", start="estimate", unet={"conditional": False}), 0.05)
+    faces, keys = some_faces(2, SIZE), some_keys(2)
+    estimate = some_faces(2, SIZE, seed=9)
+    base = model.restore(faces, keys, estimate=estimate)
+    assert torch.equal(model.restore(-faces, keys, estimate=estimate), base)
+    assert not torch.equal(model.restore(faces, keys), base)
+
+
+# Wishes.
+
+
+def test_wishes_take_the_place_of_the_models_own_settings():
+    model = model_of(unet={"condition": {"default": 0.9}})
+    own = model.settle(Ask())
+    assert own == (own.dial, 4, "ddim", 0.0, "noise", 1.0)
+    assert own.dial == (0.9, 1.0)
+    asked = model.settle(Ask(steps=9, sampler="ddim", eta=0.2, start="estimate", t0=0.5))
+    assert asked[1:] == (9, "ddim", 0.2, "estimate", 0.5)
+    assert model.settle(Ask(sampler="ancestral")).eta == 1.0
+    assert model.settle(Ask(start="estimate", t0=0.02)).steps == 2  # the chain has no more
+    assert model_of().settle(Ask()).dial is None
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"steps": 101}, "steps 101: the chain has 100, from t0 1 down"),
+        ({"steps": 31, "start": "estimate", "t0": 0.3}, "steps 31: the chain has 30, from t0 0.3"),
+        ({"sampler": "ancestral", "eta": 0.5}, "eta: the ancestral sampler has none"),
+        ({"t0": 0.5}, "t0: only of a chain that starts from an estimate"),
+        ({"quality": 0.5}, "quality: this idm model was trained without a quality condition"),
+        ({"fidelity": 0.5}, "fidelity: not known to idm models"),
+    ],
+)
+def test_what_can_not_be_done_is_refused_in_one_line(wishes, message):
+    with pytest.raises(ValueError, match=message) as told:
+        model_of().settle(Ask(**wishes))
+    assert "\n" not in str(told.value)
+
+
+def test_a_prior_refuses_to_start_from_noise():
+    model = model_of(param="eps", start="estimate", unet={"conditional": False})
+    with pytest.raises(ValueError, match="start noise: this model sees the face only in"):
+        model.settle(Ask(start="noise"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unet": {"groups": 5}}, "groups 5: do not divide 16"),
+        ({"unet": {"size": 48}}, "size 48: expected a power of two"),
+        ({"unet": {"multipliers": [1] * 6}}, "with a pixel left after 5 halvings"),
+        ({"steps": 101}, "steps 101: the schedule has 100"),
+        ({"unet": {"conditional": False}, "param": "eps"}, "start noise: an unconditional net"),
+        ({"unet": {"conditional": False}, "start": "estimate"}, "param residual_x0: an uncondit"),
+        ({"prama": "eps"}, "prama"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(ValidationError, match=message):
+        config(**change)
+
+
+# Files.
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda p: p.stem)
+def test_every_model_file_builds(path):
+    settings = IDMConfig.model_validate(yaml.safe_load(path.read_text())["model"])
+    assert path.stem.endswith(f"-{settings.size}")
+    model = checkpoints.hollow(lambda: IDM(settings))
+    assert sum(p.numel() for p in model.parameters()) > 0
+
+
+def test_the_built_in_model_is_small_and_dials():
+    path = ROOT / "configs" / "models" / "idm-128.yaml"
+    settings = IDMConfig.model_validate(yaml.safe_load(path.read_text())["model"])
+    model = checkpoints.hollow(lambda: IDM(settings))
+    assert sum(p.numel() for p in model.parameters()) <= 2.5e6
+    assert settings.param == "residual_x0"
+    assert settings.condition is not None
+
+
+def test_the_reference_has_the_parameters_of_its_source():
+    """The spec counts 95.4 million of SR3's network at 128 pixels, less a quality condition."""
+    path = ROOT / "configs" / "models" / "idm-sr3-128.yaml"
+    settings = IDMConfig.model_validate(yaml.safe_load(path.read_text())["model"])
+    model = checkpoints.hollow(lambda: IDM(settings))
+    count = sum(p.numel() for p in model.parameters())
+    assert count == pytest.approx(95.4e6, rel=0.03)
+
+
+def test_a_bundle_gives_the_same_bits(tmp_path, restorer):
+    path = tmp_path / "idm.safetensors"
+    checkpoints.save(restorer, path)
+    again = checkpoints.load(path)
+    assert again.config == restorer.config
+    assert torch.equal(restore(again, [0, 1]), restore(restorer, [0, 1]))
+
+
+def test_training_reaches_every_parameter():
+    model = lively(model_of(unet={"condition": {}, "dropout": 0.0})).train()
+    quality = torch.tensor([0.3, math.nan])
+    state, lq = some_faces(4, SIZE).chunk(2)
+    model.unet(state, torch.tensor([0.4, 0.9]), lq, quality).square().sum().backward()
+    still = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert still == set()
+
+
+def test_only_the_network_is_compiled(restorer, monkeypatch):
+    found = []
+    monkeypatch.setattr(restorer.unet, "compile", lambda **options: found.append(options))
+    restorer.compile(fullgraph=True)
+    assert found == [{"fullgraph": True}]
+    assert chain.start_time(0.4, 1000) == 400

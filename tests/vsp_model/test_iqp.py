@@ -1,0 +1,387 @@
+"""IQP as a restorer: its parts, what may be asked of it, and the mistakes of the released code."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tests.vsp_model.tiny import some_faces, some_keys
+from vsp_model.ask import Ask
+from vsp_model.checkpoints import fill, hollow
+from vsp_model.condition import Dial
+from vsp_model.iqp.backbone import Decoder, Encoder
+from vsp_model.iqp.codebook import Codebook, above, book_loss, gate
+from vsp_model.iqp.config import BackboneConfig, BooksConfig, IQPConfig, PredictorConfig
+from vsp_model.iqp.dictionary import Codes, Dictionary, as_map, as_places, straight_through
+from vsp_model.iqp.model import IQP, Settings, adain
+from vsp_model.iqp.predictor import Predictor
+
+SIZE = 32
+TINY = {
+    "encoder": {
+        "size": SIZE,
+        "channels": 16,
+        "multipliers": (1, 2),
+        "num_blocks": 1,
+        "latent": 16,
+        "groups": 8,
+        "unshuffle": 2,
+    },
+    "books": {"num_codes": 24, "num_codes_hq": 16},
+    "transformer": {"width": 32, "num_layers": 1, "num_heads": 4, "hidden": 32},
+    "condition_per_place": False,
+    "fidelity_sides": (16,),
+}
+
+
+def config(**changes):
+    return IQPConfig.model_validate(TINY | changes)
+
+
+def made(**changes):
+    torch.manual_seed(0)
+    model = IQP(config(**changes)).eval()
+    with torch.no_grad():  # codes of the size of latents, so that each decision shows
+        for book in (model.dictionary.common, model.dictionary.hq):
+            if book is not None:
+                book.codes.normal_()
+    return model.to(memory_format=torch.channels_last)
+
+
+def awake(model, *which):
+    """Let the condition and stage III, or one of them, say something."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if name.startswith(which or ("embedding.", "fusion.")) and not tensor.any():
+                tensor.normal_(0, 0.3)
+    return model
+
+
+def restored(model, lq, **ask):
+    return model.restore(lq, some_keys(len(lq)), ask=Ask(**ask))
+
+
+# -------------------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize("unshuffle", [1, 2, 4])
+def test_the_backbone_goes_there_and_back(unshuffle):
+    backbone = BackboneConfig(
+        size=32, unshuffle=unshuffle, channels=16, multipliers=(1, 2), latent=8, groups=8
+    )
+    encoder, decoder = Encoder(backbone), Decoder(backbone)
+    first = 32 // unshuffle
+    latent, kept = encoder.features(some_faces(2, 32), (first,))
+    assert latent.shape == (2, 8, first // 2, first // 2)
+    assert {side: tuple(x.shape) for side, x in kept.items()} == {first: (2, 16, first, first)}
+    seen = []
+    image = decoder(latent, lambda side, x: seen.append((side, x.shape[1])) or x)
+    assert image.shape == (2, 3, 32, 32)
+    assert seen == [(first // 2, 32), (first, 16)]
+
+
+def test_the_published_sizes_are_the_defaults():
+    model = hollow(lambda: IQP(IQPConfig()))
+    assert model.config.encoder.latent_side == 16
+    assert model.predictor.head.weight.shape == (2048, 512)
+    assert model.predictor.head.bias is None
+    assert model.dictionary.common.codes.shape == model.dictionary.hq.codes.shape == (1024, 256)
+    assert model.embedding.condition.unknown.shape == (16 * 16 * 256,)
+    assert list(model.fusion.sides) == ["32", "64", "128", "256"]
+
+
+def test_a_hollow_model_is_filled():
+    model = made()
+    filled = fill(hollow(lambda: IQP(model.config)), model.state_dict()).eval()
+    lq = some_faces(2, SIZE)
+    assert torch.equal(
+        restored(filled.to(memory_format=torch.channels_last), lq), restored(model, lq)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fidelity_sides": (64,)}, "sides: no level of 64 pixels; there are .16, 8."),
+        (
+            {"books": {"fusion": "attention"}, "encoder": TINY["encoder"] | {"latent": 20}},
+            "latent 20: can't be split among 8 heads",
+        ),
+        (
+            {"transformer": {"width": 32, "num_heads": 5}},
+            "width 32: can't be split among 5 heads",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_when_the_file_is_read(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        config(**changes)
+
+
+# ----------------------------------------------------------------------------- codes
+
+
+def test_the_nearest_code_is_the_nearest():
+    torch.manual_seed(0)
+    book = Codebook(10, 4, learnt=True)
+    assert book.codes.abs().max() <= 1 / 10
+    with torch.no_grad():
+        book.codes.normal_()
+    places = torch.randn(3, 5, 4)
+    expected = torch.cdist(places, book.codes[None].expand(3, -1, -1)).argmin(dim=2)
+    assert torch.equal(book.nearest(places), expected)
+
+
+def test_beta_stands_where_it_is_asked_for():
+    places = torch.zeros(1, 2, 3, requires_grad=True)
+    codes = torch.ones(1, 2, 3, requires_grad=True)
+    found = {}
+    for side in ("legacy", "paper"):
+        loss = book_loss(places, codes, BooksConfig(beta_side=side, beta=0.25)).sum()
+        assert loss.item() == 1.25
+        pulls = torch.autograd.grad(loss, [places, codes])
+        found[side] = [round(pull.abs().sum().item(), 6) for pull in pulls]
+    assert found == {"legacy": [2.0, 0.5], "paper": [0.5, 2.0]}
+    alone = book_loss(places, codes, BooksConfig(update="average")).sum()
+    assert torch.autograd.grad(alone, codes, allow_unused=True) == (None,)
+
+
+def test_the_gate_is_soft_in_what_is_asked_and_hard_in_what_teaches():
+    books = BooksConfig(alpha=0.8, threshold=0.5, softness=0.05)
+    asked = torch.tensor([-1.0, 0.0, 0.4, 0.5, 0.6, 1.0, 7.0, math.nan])
+    weight = gate(asked, books)
+    assert weight[3].item() == pytest.approx(0.4)
+    assert weight[0] == weight[1] < 1e-3  # clamped, and a low quality adds nothing
+    assert weight[5] == weight[6] > 0.799
+    assert (weight[:6].diff() >= 0).all()
+    assert weight[7] == 0
+    assert above(asked, books).tolist() == [False] * 4 + [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("fusion", ["add", "attention"])
+def test_both_books_say_their_part(fusion):
+    torch.manual_seed(0)
+    dictionary = Dictionary(config(books=TINY["books"] | {"fusion": fusion}).dictionary)
+    codes = Codes(torch.randint(24, (2, 64)), torch.randint(16, (2, 64)))
+    weight = torch.tensor([0.0, 0.5])
+    feature = dictionary.look_up(codes, weight)
+    common, hq = dictionary.common(codes.common), dictionary.hq(codes.hq)
+    assert torch.equal(feature[0], common[0])
+    if fusion == "add":
+        torch.testing.assert_close(feature[1], common[1] + 0.5 * hq[1])
+    assert not torch.equal(feature[1], common[1])
+
+
+def test_a_single_book_is_enough():
+    model = made(books={"num_codes": 24, "num_codes_hq": 0})
+    assert model.dictionary.hq is None
+    assert restored(model, some_faces(2, SIZE)).shape == (2, 3, SIZE, SIZE)
+
+
+def test_maps_and_places_are_each_others_inverse():
+    latent = torch.randn(2, 3, 4, 4)
+    assert torch.equal(as_map(as_places(latent), 4), latent)
+
+
+def test_straight_through_has_the_codes_values_and_the_latents_gradient():
+    places = torch.randn(1, 2, 3, requires_grad=True)
+    codes = torch.randn(1, 2, 3, requires_grad=True)
+    passed = straight_through(places, codes)
+    torch.testing.assert_close(passed, codes)
+    passed.sum().backward()
+    assert torch.equal(places.grad, torch.ones(1, 2, 3))
+    assert codes.grad is None
+
+
+def test_index_0_of_the_last_axis_is_hq():
+    """As in the released head (pitfall 4)."""
+    predictor = Predictor(
+        PredictorConfig(
+            latent=8,
+            num_tokens=4,
+            num_codes=6,
+            num_codes_hq=5,
+            width=16,
+            num_layers=1,
+            num_heads=2,
+            hidden=16,
+        )  # fmt: skip
+    )
+    scores = predictor(torch.randn(2, 4, 8))
+    assert scores.shape == (2, 4, 6, 2)
+    common, hq = predictor.split(scores)
+    assert torch.equal(common, scores[..., 1])
+    assert torch.equal(hq, scores[..., :5, 0])
+    best = predictor.best(scores)
+    assert torch.equal(best.hq, hq.argmax(dim=2))
+    assert torch.equal(best.common, common.argmax(dim=2))
+
+
+# ------------------------------------------------------------------- what is asked for
+
+
+def test_a_condition_that_was_never_trained_changes_no_bit():
+    plain = made(condition=None)
+    conditioned = IQP(config())
+    conditioned.load_state_dict(plain.state_dict(), strict=False)
+    lq = some_faces(3, SIZE)
+    expected = restored(plain, lq)
+    conditioned = conditioned.eval().to(memory_format=torch.channels_last)
+    assert torch.equal(restored(conditioned, lq, quality="unknown"), expected)
+
+
+def test_a_quality_is_embedded_without_touching_the_latent():
+    """The released code adds in place, into what it keeps for later (pitfall 2)."""
+    model = awake(made())
+    places = torch.randn(2, 64, 16)
+    before = places.clone()
+    model.conditioned(places, torch.tensor([0.9, 0.1]))
+    assert torch.equal(places, before)
+
+
+@pytest.mark.parametrize("quality", [0.0, 1.0, 0.5, "unknown"])
+@pytest.mark.parametrize("mode", ["continuous", "quantile_bins"])
+def test_every_quality_gives_a_picture(quality, mode):
+    """The released table has no row for 1.0 (pitfall 1), and no way without a score (5, 6)."""
+    model = awake(made(condition={"mode": mode, "default": 0.9}))
+    assert torch.isfinite(restored(model, some_faces(2, SIZE), quality=quality)).all()
+
+
+def test_qualities_beyond_the_scale_count_as_its_ends():
+    model = awake(made())
+    lq = some_faces(2, SIZE)
+
+    def at(quality):
+        with torch.no_grad():
+            return model(lq, settings=Settings(Dial(quality), 0.0))
+
+    assert torch.equal(at(1.7), at(1.0))
+    assert torch.equal(at(-0.3), at(0.0))
+
+
+def test_a_low_quality_leaves_the_hq_codes_out():
+    """The released code adds them whatever is asked for (pitfall 3)."""
+    model = made(colour_transfer=False)
+    lq = some_faces(2, SIZE)
+    low, high = restored(model, lq, quality=0.0), restored(model, lq, quality=1.0)
+    other = made(colour_transfer=False)
+    with torch.no_grad():
+        other.dictionary.hq.codes.mul_(-1)
+    moved = (restored(other, lq, quality=0.0) - low).abs().max()
+    assert moved < 1e-2 < (restored(other, lq, quality=1.0) - high).abs().max()
+
+
+def test_alpha_belongs_to_the_weights():
+    """The released command's default is another than its training's."""
+    assert "alpha" not in Ask.model_fields
+    assert IQPConfig().books.alpha == 0.8
+
+
+def test_guidance_goes_beyond_what_the_condition_says():
+    model = awake(made())
+    half, unknown = torch.full((2,), 0.5), torch.full((2,), math.nan)
+    with torch.no_grad():
+        lq = some_faces(2, SIZE)
+        places = model.encode(lq, fused=False).places
+        one, none = model.scores(places, half), model.scores(places, unknown)
+        expected = model.feature(none + 3 * (one - none), places, half)
+        image = model.dictionary.decode(expected)
+        assert torch.equal(model(lq, settings=Settings(Dial(0.5, 3.0), 0.0)), image)
+    assert not torch.equal(
+        restored(model, lq, quality=0.5), restored(model, lq, quality=0.5, guidance=3)
+    )
+
+
+def test_the_model_has_wishes_of_its_own():
+    model = awake(made(fidelity=0.25))
+    assert model.settle(Ask()) == Settings(Dial(0.9, 1.0), 0.25)
+    lq = some_faces(2, SIZE)
+    assert torch.equal(restored(model, lq), restored(model, lq, quality=0.9, fidelity=0.25))
+
+
+@pytest.mark.parametrize(
+    ("changes", "ask", "message"),
+    [
+        ({"fidelity_sides": ()}, {"fidelity": 0.5}, "fidelity: this iqp model was trained without"),
+        ({"condition": None}, {"quality": 0.5}, "quality: this iqp model was trained without"),
+        ({}, {"quality": 1.5}, "quality: 1.5, expected 0 to 1 or unknown"),
+        ({}, {"steps": 4}, "steps: not known to iqp models"),
+    ],
+)
+def test_what_it_can_not_do_is_refused_in_one_line(changes, ask, message):
+    with pytest.raises(ValueError, match=message):
+        made(**changes).settle(Ask(**ask))
+
+
+def test_fidelity_0_is_allowed_without_stage_3():
+    assert made(fidelity_sides=()).settle(Ask(fidelity=0)).fidelity == 0
+
+
+# ------------------------------------------------------------------------- stage III
+
+
+def test_an_untrained_fusion_changes_nothing():
+    model = made()
+    lq = some_faces(2, SIZE)
+    none = restored(model, lq, fidelity=0)
+    assert all(torch.equal(restored(model, lq, fidelity=w), none) for w in (0.3, 1.0))
+
+
+def test_fidelity_0_is_the_codes_alone_and_more_is_more():
+    model = awake(made(), "fusion.")
+    lq = some_faces(2, SIZE)
+    at = {w: restored(model, lq, fidelity=w) for w in (0.0, 0.5, 1.0)}
+    assert torch.equal(at[0.0], restored(made(), lq))
+    assert not torch.equal(at[0.5], at[1.0])
+
+
+# ----------------------------------------------------------------------------- colours
+
+
+def test_adain_gives_the_means_and_deviations():
+    torch.manual_seed(0)
+    feature, like = torch.randn(2, 50, 4), torch.randn(2, 50, 4) * 3 + 2
+    given = adain(feature, like)
+    torch.testing.assert_close(given.mean(dim=1), like.mean(dim=1))
+    torch.testing.assert_close(given.std(dim=1), like.std(dim=1), rtol=1e-3, atol=1e-3)
+
+
+def test_colour_transfer_can_be_off():
+    lq = some_faces(1, SIZE)
+    assert not torch.equal(restored(made(), lq), restored(made(colour_transfer=False), lq))
+
+
+# --------------------------------------------------------------------- bits and batches
+
+
+def test_a_face_has_the_same_bits_at_every_place():
+    model = awake(made(fidelity=0.5))
+    lq, keys = some_faces(4, SIZE), some_keys(4)
+    whole = model.restore(lq, keys)
+    order = [2, 0, 3, 1]
+    assert torch.equal(model.restore(lq[order], [keys[i] for i in order]), whole[order])
+    others = torch.cat([some_faces(3, SIZE, seed=9), lq[:1]])
+    assert torch.equal(model.restore(others, keys)[3], whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fidelity", [0.0, 0.5])
+def test_it_compiles_in_one_graph(fidelity):
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    model, counter = awake(made(fidelity=fidelity)), CompileCounter()
+    lq, settings = some_faces(2, SIZE), model.settle(Ask(guidance=2.0))
+    with torch.no_grad():
+        expected = model(lq, model.drawn(some_keys(2)), settings)
+        model.compile(fullgraph=True, backend=counter)
+        assert torch.equal(model(lq, model.drawn(some_keys(2)), settings), expected)
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
+
+
+def test_bad_faces_are_refused():
+    with pytest.raises(ValueError, match="faces: got 16 x 16 pixels"):
+        restored(made(), some_faces(1, 16))

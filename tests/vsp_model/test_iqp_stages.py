@@ -1,0 +1,504 @@
+"""The three stages of IQP: who learns from what, and that neither workers nor pauses matter."""
+
+import math
+import threading
+
+import pytest
+import torch
+
+from tests.vsp_model.test_iqp import SIZE, TINY
+from vsp_model.condition import NUM_KNOTS
+from vsp_model.iqp.codebook import BookKeeper, Codebook
+from vsp_model.iqp.config import BooksConfig
+from vsp_model.networks import build_part
+from vsp_model.quality import SIZES, Calibration, QualityConfig, QualityInfo, QualityNet
+from vsp_model.train.batch import Batch
+from vsp_model.train.distributed import Alone
+from vsp_model.train.iqp_books import IQPBooksConfig, IQPBooksStage
+from vsp_model.train.iqp_codes import IQPCodesConfig, IQPCodesStage
+from vsp_model.train.iqp_fidelity import IQPFidelityConfig, IQPFidelityStage
+from vsp_model.train.iqp_losses import structure_loss
+from vsp_model.train.judges import Judges, JudgesConfig, QualityScorer, load_judges
+from vsp_model.train.loop import Trainer
+from vsp_model.train.stage import Moment
+from vsp_model.train.store import FolderStore
+
+BATCH = 4
+RUN = {"num_images": 4 * BATCH, "batch_size": BATCH, "log_images": BATCH,
+       "preview_images": 2 * BATCH, "checkpoint_images": 2 * BATCH}  # fmt: skip
+KNOTS = [n / (NUM_KNOTS - 1) for n in range(NUM_KNOTS)]  # a score is its own percentile
+NAN = math.nan
+BOOKS = TINY["books"] | {"update": "average", "restart_steps": 2}
+USED = {
+    "books": ("hq_encoder", "dictionary"),
+    "codes": ("hq_encoder", "dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
+    "fidelity": ("dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
+}
+KINDS = {
+    "books": (IQPBooksConfig, IQPBooksStage),
+    "codes": (IQPCodesConfig, IQPCodesStage),
+    "fidelity": (IQPFidelityConfig, IQPFidelityStage),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def stage_of(kind, judges=None, model=None, run=None, **settings):
+    config_class, stage_class = KINDS[kind]
+    values = {
+        "model": TINY | {"condition": {"drop": 0.0}} | (model or {}),
+        "run": RUN | (run or {}),
+    }
+    config = config_class.model_validate(values | settings)
+    torch.manual_seed(0)
+    parts = {n: build_part(n, getattr(config.model, n)) for n in USED[kind]
+             if getattr(config.model, n) is not None}  # fmt: skip
+    stage = stage_class(config, parts, judges or Judges())
+    stage.observe_scores(KNOTS)
+    return stage
+
+
+def batch_of(step=0, quality=(0.9, 0.1, 0.7, NAN), count=BATCH):
+    generator = torch.Generator().manual_seed(step)
+    lq, hq = (torch.rand(count, 3, SIZE, SIZE, generator=generator) * 2 - 1 for _ in range(2))
+    names = tuple(f"{step}-{n}" for n in range(count))
+    dtype = torch.get_default_dtype()
+    points, scores = torch.full((count, 5, 2), NAN), torch.tensor(quality[:count])
+    return Batch(names, names, lq.to(dtype), hq.to(dtype), points, scores)
+
+
+def moment(step=0):
+    return Moment(step, step * BATCH, RUN["num_images"], 1)
+
+
+class Source:
+    def batches(self, parts, first_step):
+        step = first_step
+        while True:
+            whole = batch_of(step)
+            pieces = [slice(part, None, parts.count) for part in parts.own]
+            yield [Batch(*(field[piece] for field in whole)) for piece in pieces]
+            step += 1
+
+
+class Notes:
+    def __init__(self):
+        self.figures = []
+
+    def scalars(self, images_seen, values):
+        self.figures.append((images_seen, values))
+
+    def pictures(self, images_seen, columns):
+        assert all(x.shape[1] == 3 for x in columns.values())
+
+    def say(self, line):
+        pass
+
+
+def state_of(stage):
+    return {f"{n}.{k}": v.clone() for n, net in stage.networks().items()
+            for k, v in net.state_dict().items()}  # fmt: skip
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+# ------------------------------------------------------------------------- stage I
+
+
+def step_on(stage, batch, n=0):
+    before = [b.clone() for b in stage.buffers()]
+    assert not any(b.any() for b in before)
+    for player in stage.players.values():
+        player.zero_grad()
+    terms = stage.accumulate(batch, moment(n))
+    return terms, stage.after_update(moment(n), terms)
+
+
+@pytest.mark.parametrize("low", [(0.1, 0.5, 0.0, NAN), (NAN,) * 4, (-3.0, 0.2, 0.4, 0.49)])
+def test_a_low_score_gives_the_hq_book_no_gradient(low):
+    stage = stage_of("books")
+    stage.accumulate(batch_of(quality=low), moment())
+    gradient = stage.dictionary.hq.codes.grad
+    assert gradient is None or not gradient.any()  # exactly zero
+    assert stage.dictionary.common.codes.grad.any()
+    stage.accumulate(batch_of(quality=(0.1, 0.1, 0.51, NAN)), moment())
+    assert stage.dictionary.hq.codes.grad.any()
+
+
+def hq_state(stage):
+    keeper = stage.keepers["keeper.hq"]
+    return [stage.dictionary.hq.codes.clone(), *(b.clone() for b in keeper.buffers())]
+
+
+def test_a_low_score_leaves_the_averaged_hq_book_bit_for_bit():
+    stage = stage_of("books", model={"books": BOOKS})
+    for n in range(4):
+        step_on(stage, batch_of(n), n)
+    before = hq_state(stage)
+    for n in range(4, 8):
+        step_on(stage, batch_of(n, quality=(0.1, 0.5, 0.0, NAN)), n)
+        assert all(torch.equal(a, b) for a, b in zip(before, hq_state(stage), strict=True))
+    step_on(stage, batch_of(9, quality=(0.1, 0.1, 0.51, NAN)), 9)
+    after = hq_state(stage)
+    codes, counts, sums = 0, 4, 5  # of the book, and of its keeper's buffers
+    assert all(not torch.equal(before[n], after[n]) for n in (codes, counts, sums))
+
+
+def test_averaged_codes_have_no_gradient_and_follow_their_latents():
+    stage = stage_of("books", model={"books": BOOKS | {"restart_steps": 0, "decay": 0.9}})
+    book = stage.dictionary.common
+    assert not book.codes.requires_grad
+    keeper = stage.keepers["keeper.common"]
+    batch = batch_of()
+    with torch.no_grad():
+        places = stage.encoder(batch.hq).flatten(2).mT
+        member = torch.nn.functional.one_hot(book.nearest(places).flatten(), 24).float()
+    counts = 0.9 + 0.1 * member.sum(dim=0)
+    sums = 0.9 * book.codes + 0.1 * member.T @ places.flatten(0, 1)
+    used = member.any(dim=0)
+    expected = torch.where(used[:, None], sums / counts[:, None], book.codes)
+    step_on(stage, batch)
+    torch.testing.assert_close(keeper.counts, counts)
+    torch.testing.assert_close(book.codes, expected)
+    assert keeper.used() == used.float().mean()
+
+
+def test_unused_codes_begin_anew_at_latents_of_the_batch():
+    torch.manual_seed(0)
+    book = Codebook(6, 4, learnt=False)
+    keeper = BookKeeper(book, BooksConfig(update="average", restart_steps=3))
+    places = torch.randn(50, 4)
+
+    def step(indices):
+        keeper.observe(places, indices, torch.Generator().manual_seed(1))
+        return keeper.follow(book, 1)
+
+    assert step(torch.zeros(50, dtype=torch.int64)) == 5  # those that the first step does not use
+    assert all((book.codes[k] == places).all(dim=1).any() for k in range(1, 6))
+    kept = book.codes[1:].clone()
+    assert [step(torch.zeros(50, dtype=torch.int64)) for _ in range(2)] == [0, 0]
+    assert torch.equal(book.codes[1:], kept)
+    assert step(torch.full((50,), 2)) == 4  # code 0 was used of late
+    assert torch.equal(book.codes[0] == book.codes[0], torch.ones(4, dtype=torch.bool))
+    assert not any(b.any() for b in keeper.gathered())
+    assert keeper.used() == pytest.approx(2 / 6)
+
+
+def test_the_adversary_is_balanced_by_gradients():
+    patches = {"network": {"channels": 16, "num_layers": 1}, "starts_at": 0.5}
+    stage = stage_of("books", patches=patches)
+    terms, figures = step_on(stage, batch_of())
+    assert "adversarial" not in terms
+    assert "balance" not in figures
+    assert not stage.players["discriminator"].has_gradients()
+    terms, figures = step_on(stage, batch_of(1), 2)
+    assert torch.isfinite(terms["adversarial"])
+    assert 0 < figures["balance"] <= 1
+    alone = {n: p.grad.clone() for n, p in stage.dictionary.decoder.named_parameters()}
+    state = stage.extra_state()
+    stage.patches.balance = 0.0
+    step_on(stage, batch_of(1), 2)
+    for n, p in stage.dictionary.decoder.named_parameters():
+        torch.testing.assert_close(p.grad, alone[n], atol=1e-6, rtol=1e-4)  # it begins with 0
+    stage.load_extra_state(state)
+    assert stage.patches.balance == figures["balance"]
+    step_on(stage, batch_of(1), 2)
+    last = "last.weight"
+    assert not torch.allclose(
+        dict(stage.dictionary.decoder.named_parameters())[last].grad, alone[last]
+    )
+
+
+def test_structure_stands_in_for_a_missing_judge():
+    picture = batch_of().hq
+    assert structure_loss(picture, picture).item() == pytest.approx(0, abs=1e-6)
+    other = batch_of(1).hq
+    assert 0.5 < structure_loss(picture, other) < 1.5
+    terms, _ = step_on(stage_of("books"), batch_of())
+    assert "structure" in terms
+    assert "lpips" not in terms
+
+
+# ------------------------------------------------------------------------- stage II
+
+
+def test_only_the_predicting_side_learns():
+    stage = stage_of("codes")
+    terms = stage.accumulate(batch_of(), moment())
+    assert all(torch.isfinite(value) for value in terms.values())
+    frozen = (stage.hq_encoder, stage.dictionary, stage.model.fusion)
+    assert all(p.grad is None for net in frozen for p in net.parameters())
+    trained = [p for net in stage.players["codes"].nets.values() for p in net.parameters()]
+    assert all(p.grad is not None for p in trained)
+    assert set(stage.players["codes"].nets) == {"lq_encoder", "predictor", "embedding"}
+
+
+def test_the_encoder_of_clean_faces_is_not_kept():
+    assert set(stage_of("codes").result()) == set(USED["codes"]) - {"hq_encoder"}
+
+
+def test_the_loss_is_the_cross_entropy_of_both_books_and_the_features_distance():
+    stage, batch = stage_of("codes"), batch_of(quality=(1.0, 0.0, 0.5, NAN))
+    terms = stage.accumulate(batch, moment())
+    with torch.no_grad():
+        codes = stage.dictionary.nearest(stage.hq_encoder(batch.hq).flatten(2).mT)
+        q_c, q_h = stage.dictionary.common(codes.common), stage.dictionary.hq(codes.hq)
+        quality = batch.quality
+        z = stage.model.conditioned(stage.model.encode(batch.lq, fused=False).places, quality)
+        scores = stage.model.predictor(z)
+        gates = torch.tensor([0.8, 0.0, 0.4, 0.0])[:, None, None]
+        feature = (q_c + gates * q_h - z).square().mean()
+        logs = scores.log_softmax(dim=2)
+        index = -logs[..., 1].gather(2, codes.common[..., None]).mean()
+        own = scores[..., :16, 0].log_softmax(dim=2)
+        index = index - own.gather(2, codes.hq[..., None]).mean()
+    torch.testing.assert_close(terms["feature"], feature, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(terms["index"], index)
+    torch.testing.assert_close(terms["loss"], terms["feature"] + 0.5 * terms["index"])
+
+
+def brightness(image):
+    return image.mean(dim=(1, 2, 3)).sigmoid()
+
+
+@pytest.mark.parametrize(
+    ("mode", "reached", "missed"),
+    [("st_encoder", "lq_encoder", "predictor"), ("st_logits", "predictor", None)],
+)
+def test_the_scores_gradient_goes_where_the_mode_says(mode, reached, missed):
+    """Straight through the codes it never reaches the Transformer; through expected codes it does."""
+    stage = stage_of(
+        "codes",
+        Judges(quality=brightness, monitor=brightness),
+        quality_mode=mode,
+        weights={"feature": 0.0, "index": 0.0, "quality": 0.1},
+    )
+    terms = stage.accumulate(batch_of(), moment())
+    assert {"quality", "score", "monitor", "detail"} <= set(terms)
+    assert any(p.grad.any() for p in stage.parts[reached].parameters() if p.grad is not None)
+    if missed:
+        assert not any(p.grad.any() for p in stage.parts[missed].parameters() if p.grad is not None)
+    assert all(p.grad is None for p in stage.dictionary.parameters())
+
+
+def test_hard_codes_go_forward_in_either_mode():
+    stage = stage_of("codes", quality_mode="st_logits")
+    predicted = stage._predict(batch_of(), torch.full((4,), 0.9))
+    best = stage.model.predictor.best(predicted.scores)
+    hard = stage.dictionary.look_up(best, predicted.gate)
+    torch.testing.assert_close(stage._decodable(predicted), hard, atol=1e-6, rtol=0)
+
+
+def test_the_guard_takes_the_weight_away():
+    """A judge that anything satisfies, a monitor that falls behind."""
+    told = iter(0.9 - 0.1 * n for n in range(100))
+    monitor = lambda image: torch.full((len(image),), next(told))  # noqa: E731
+    stage = stage_of(
+        "codes",
+        Judges(quality=brightness, monitor=monitor),
+        quality_mode="st_encoder",
+        guard={"every_steps": 1},
+    )
+    weights = [step_on(stage, batch_of(n), n)[1]["quality_weight"] for n in range(4)]
+    assert weights == [1.0, 0.0, 0.0, 0.0]
+    assert "monitor is" in stage.guard.stopped
+    again = stage_of("codes", Judges(quality=brightness), quality_mode="st_encoder")
+    again.load_extra_state(stage.extra_state())
+    assert again.guard.weight == 0
+
+
+def test_validation_needs_no_score():
+    """The released one can't be run: it calls the network without a score (pitfalls 5 and 6)."""
+    for kind in KINDS:
+        stage = stage_of(kind)
+        figures = stage.validate(batch_of(quality=(NAN,) * 4))
+        assert all(torch.isfinite(value) for value in figures.values())
+        assert math.isfinite(figures["loss"])
+        assert all(x.shape == (4, 3, SIZE, SIZE) for x in stage.preview(batch_of()).values())
+
+
+# ------------------------------------------------------------------------ stage III
+
+
+@pytest.mark.parametrize("train_encoder", [False, True])
+def test_only_the_fusion_learns_unless_the_encoder_may(train_encoder):
+    stage = stage_of("fidelity", train_encoder=train_encoder)
+    terms = stage.accumulate(batch_of(), moment())
+    assert ("anchor" in terms) == train_encoder
+    for name, net in stage.parts.items():
+        moved = any(p.grad is not None for p in net.parameters())
+        assert moved == (name == "fusion" or (name == "lq_encoder" and train_encoder))
+
+
+def test_w_is_1_or_drawn():
+    assert stage_of("fidelity")._fidelity(batch_of()).tolist() == [[[[1.0]]]] * 4
+    drawn = stage_of("fidelity", random_share=1.0)._fidelity(batch_of()).flatten()
+    assert len(set(drawn.tolist())) == 4
+    assert (drawn < 1).all()
+
+
+def test_there_is_no_stage_3_without_sides():
+    with pytest.raises((ValueError, KeyError), match="fidelity_sides: empty"):
+        stage_of("fidelity", model={"fidelity_sides": ()})
+
+
+# -------------------------------------------------------------- neither workers nor pauses
+
+
+class Meeting:
+    """What two workers in one process share."""
+
+    def __init__(self):
+        self.barrier = threading.Barrier(2)
+        self.said = [None, None]
+
+
+class Worker:
+    """One of two workers (``Comm``)."""
+
+    world = 2
+
+    def __init__(self, rank, meeting):
+        self.rank, self.meeting = rank, meeting
+
+    def _exchange(self, value):
+        self.meeting.said[self.rank] = value
+        self.meeting.barrier.wait(60)
+        said = list(self.meeting.said)
+        self.meeting.barrier.wait(60)
+        return said
+
+    @torch.no_grad()
+    def sum_(self, tensors):
+        first, second = self._exchange([t.clone() for t in tensors])
+        for tensor, a, b in zip(tensors, first, second, strict=True):
+            tensor.copy_(a + b)
+
+    @torch.no_grad()
+    def broadcast_(self, tensors):
+        first, _ = self._exchange([t.clone() for t in tensors])
+        for tensor, a in zip(tensors, first, strict=True):
+            tensor.copy_(a)
+
+    def barrier(self):
+        self._exchange(None)
+
+    def agree(self, flag):
+        return any(self._exchange(flag))
+
+
+@pytest.fixture
+def doubles():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+PATCHES = {"network": {"channels": 16, "num_layers": 1}, "starts_at": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("books", {"model": {"books": BOOKS}, "patches": PATCHES}),
+        ("books", {}),
+        ("codes", {}),
+        ("fidelity", {"train_encoder": True, "random_share": 0.5}),
+    ],
+)
+def test_two_workers_are_one(tmp_path, doubles, kind, settings):
+    run = {"num_images": 20 * BATCH, "part_size": 2, "checkpoint_images": 100 * BATCH,
+           "log_images": 20 * BATCH, "preview_images": 100 * BATCH}  # fmt: skip
+    alone, *pair = [stage_of(kind, run=run, **settings) for _ in range(3)]
+    Trainer(alone, Alone(), FolderStore(tmp_path / "1"), Notes()).train(Source())
+    meeting, faults = Meeting(), []
+
+    def work(rank):
+        store = FolderStore(tmp_path / "2")
+        try:
+            Trainer(pair[rank], Worker(rank, meeting), store, Notes()).train(Source())
+        except Exception as error:
+            faults.append(error)
+            meeting.barrier.abort()
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    one, other = state_of(alone), state_of(pair[0])
+    assert same(other, state_of(pair[1]))
+    for name, value in one.items():
+        torch.testing.assert_close(
+            other[name], value, atol=1e-10, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    moved = state_of(stage_of(kind, run=run, **settings))
+    assert not same(one, moved)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("books", {"model": {"books": BOOKS}, "patches": PATCHES, "adam": {"lr": 1e-3}}),
+        ("codes", {"quality_mode": "st_logits", "guard": {"every_steps": 2}}),
+        ("fidelity", {}),
+    ],
+)
+def test_a_resumed_run_has_the_same_losses_and_weights(tmp_path, kind, settings):
+    judges = Judges(quality=brightness, monitor=brightness)
+    whole = stage_of(kind, judges, **settings)
+    notes = Notes()
+    Trainer(whole, Alone(), FolderStore(tmp_path / "whole"), notes).train(Source())
+    folder, again = FolderStore(tmp_path / "half"), Notes()
+    half = {"num_images": 2 * BATCH}
+    Trainer(stage_of(kind, judges, run=half, **settings), Alone(), folder, Notes()).train(Source())
+    resumed = stage_of(kind, judges, **settings)
+    Trainer(resumed, Alone(), folder, again).train(Source())
+    assert same(state_of(resumed), state_of(whole))
+    assert again.figures == notes.figures[2:]
+
+
+# ---------------------------------------------------------------------------- judges
+
+
+def test_the_quality_judge_is_the_calibrated_network():
+    torch.manual_seed(0)
+    knots = Calibration(knots=(0.0, 0.1, 0.3, 0.35, 1.0))
+    info = QualityInfo(config=QualityConfig(), calibration=dict.fromkeys(SIZES, knots))
+    scorer = QualityScorer(QualityNet(QualityConfig()), info)
+
+    class Severities(torch.nn.Module):
+        def forward(self, faces):
+            return faces[:, 0, 0, 0]
+
+    scorer.net = Severities()
+    told = [-2.0, -0.1, 0.0, 0.05, 0.1, 0.2, 0.33, 0.999, 1.0, 1.2, 9.0]
+    image = (
+        torch.tensor(told)[:, None, None, None].expand(-1, 3, 32, 32).clone().requires_grad_(True)
+    )
+    scores = scorer(image)
+    assert scores.tolist() == pytest.approx([knots.quality(s) for s in told], abs=1e-6)
+    scores.sum().backward()
+    slopes = image.grad[:, 0, 0, 0]
+    assert torch.isfinite(slopes).all()
+    assert (slopes <= 0).all()
+    assert (slopes[1:-1] < 0).all()
+
+
+def test_the_built_in_judge_is_opened_and_can_be_climbed():
+    judges = load_judges(JudgesConfig(quality={"path": "built-in"}))
+    image = (torch.rand(1, 3, 256, 256) * 2 - 1).requires_grad_(True)
+    score = judges.quality(image)
+    assert 0 <= score.item() <= 1
+    score.sum().backward()
+    assert torch.isfinite(image.grad).all()
+    assert judges.monitor is None

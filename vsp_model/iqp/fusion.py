@@ -1,0 +1,68 @@
+"""Stage III: features of the degraded face modulate the decoder's, as much as is asked for.
+
+CodeFormer's controllable transformation: scale and shift from both features, weighted by w.
+
+Shapes: B batch, C channels of a level, r its side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsp_model.iqp.backbone import Modulate, ResBlock, convolution, side_of
+from vsp_model.iqp.config import FidelityConfig
+
+_SLOPE = 0.2
+
+
+class _Modulation(nn.Module):
+    """Of one side; zero until it is trained, so that w changes nothing then [I]."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.joint = ResBlock(2 * channels, channels, groups)
+        self.inward = convolution(channels, 2 * channels)
+        self.scale, self.shift = convolution(channels, channels), convolution(channels, channels)
+        for layer in (self.scale, self.shift):
+            nn.init.zeros_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, decoded: Tensor, encoded: Tensor, fidelity: float | Tensor) -> Tensor:
+        joint = self.joint(torch.cat([encoded, decoded], dim=1))
+        for_scale, for_shift = F.leaky_relu(self.inward(joint), _SLOPE).chunk(2, dim=1)
+        return decoded + fidelity * (decoded * self.scale(for_scale) + self.shift(for_shift))
+
+
+class FidelityFusion(nn.Module):
+    """Modulations by the side of their level."""
+
+    def __init__(self, config: FidelityConfig) -> None:
+        super().__init__()
+        self.config = config
+        backbone = config.backbone
+        widths = {side_of(backbone, n): width for n, width in enumerate(backbone.widths)}
+        self.sides = nn.ModuleDict(
+            {str(side): _Modulation(widths[side], backbone.groups) for side in config.sides}
+        )
+
+    def forward(self, features: Mapping[int, Tensor], fidelity: float | Tensor) -> Modulate:
+        """What the decoder calls on its features.
+
+        Args:
+            features: of the degraded face by side, (B, C, r, r) each.
+            fidelity: w in [0, 1], or one for each face, (B, 1, 1, 1).
+        """
+        return partial(self._modulated, features, fidelity)
+
+    def _modulated(
+        self, features: Mapping[int, Tensor], fidelity: float | Tensor, side: int, decoded: Tensor
+    ) -> Tensor:
+        if str(side) not in self.sides:
+            return decoded
+        return self.sides[str(side)](decoded, features[side], fidelity)
