@@ -50,6 +50,10 @@ KINDS: Mapping[str, Mapping[str, tuple[type[StageConfig], type[Stage]]]] = {
     "idm": {"idm": (IDMTrainConfig, IDMStage)},
 }
 """Stages as the command names them, and the kinds of file that each takes."""
+JUDGES = ("lpips", "identity", "quality", "monitor")
+RARE = ("quality", "monitor")
+"""Judges that few stages ask: nothing is said where they are not there."""
+COMES_ALONG = "built-in"
 _CLASSES = {kind: classes for kinds in KINDS.values() for kind, classes in kinds.items()}
 # Parts that each kind trains or uses; a part is taken from --from where that has it.
 _USED = {
@@ -103,8 +107,9 @@ class TrainingJob:
         }
         judges = self.config.judges
         paths = {
-            name: judge.model_copy(update={"path": judge.path and _absolute(judge.path)})
-            for name, judge in (("lpips", judges.lpips), ("identity", judges.identity))
+            name: judge.model_copy(update={"path": _placed(judge.path)})
+            for name in JUDGES
+            if (judge := getattr(judges, name))
         }
         config = self.config.model_copy(update={"judges": judges.model_copy(update=paths)})
         return {
@@ -129,6 +134,11 @@ class TrainingJob:
                 "sources": tuple(map(Path, values["sources"])),
             }
         )
+
+
+def _placed(path: str) -> str:
+    """A judge's file as seen from anywhere."""
+    return _absolute(path) if path and path != COMES_ALONG else path
 
 
 def _absolute(url: str) -> str:
@@ -181,9 +191,9 @@ def find_judges(config: JudgesConfig) -> tuple[JudgesConfig, list[str]]:
     from pipeline.weights import find
 
     found, lines = {}, []
-    for name in ("lpips", "identity"):
+    for name in JUDGES:
         judge = getattr(config, name)
-        if judge.path and not Path(judge.path).exists():
+        if judge.path and judge.path != COMES_ALONG and not Path(judge.path).exists():
             try:
                 judge = judge.model_copy(update={"path": str(find(judge.path))})
             except UserError as error:
@@ -194,6 +204,8 @@ def find_judges(config: JudgesConfig) -> tuple[JudgesConfig, list[str]]:
         elif not judge.path:
             if judge.required:
                 raise UserError(f"judges.{name}: required, but no path is given")
+            if name in RARE:
+                continue
             lines.append(f"{name}: off, the configuration gives no path")
         found[name] = judge
     return config.model_copy(update=found), lines
@@ -305,6 +317,10 @@ def origin_of(
             "shards": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
         },
         "from": {name: sha256_of(path)[:16] for name, path in find_parts(job).items()},
-        "judges": {"lpips": bool(judges.lpips.path), "identity": bool(judges.identity.path)},
+        "judges": {
+            name: bool(getattr(judges, name).path)
+            for name in JUDGES
+            if name not in RARE or getattr(judges, name).path
+        },
         **told,
     }

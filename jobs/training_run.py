@@ -23,6 +23,7 @@ from pipeline.storage import LocalStore, Store, make_folder, open_store
 from pipeline.training.checkpoints import FOLDER, RESULT, open_checkpoints
 from pipeline.training.index import list_shards
 from pipeline.training.log import LOG, RunLog
+from pipeline.training.monitor import classic_scores
 from pipeline.training.report import ReportFacts, write_report
 from pipeline.training.scores import ScoreTable
 from pipeline.training.source import FaceSource, open_source, validation_batches
@@ -189,7 +190,10 @@ def work(
     """
     threads = set_threads(job, local_workers)
     say = say if comm.rank == 0 else _nothing
-    stage = build_stage(job, load_judges(job.config.judges, job.device))
+    judges = load_judges(job.config.judges, job.device)
+    if judges.quality is not None and judges.monitor is None:
+        judges.monitor = classic_scores  # no network, so that no gradient knows its weak spots
+    stage = build_stage(job, judges)
     store = open_store(job.out)
     checkpoints = open_checkpoints(store)
     say(_begin_line(job, stage, comm, threads))

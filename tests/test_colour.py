@@ -50,7 +50,7 @@ def test_pictures_that_no_stage_saw_gain(driver, tmp_path):
     """A small part of the benchmark's budget: the lower end of the gain's interval is above 0."""
     before = torch.get_num_threads()
     try:
-        measured = driver.run(tmp_path, SHARE)
+        measured = driver.run(tmp_path, SHARE, ["run.threads=1"])
     finally:
         torch.set_num_threads(before)
     gain = measured["IQP"]["gain"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from pydantic import Field
@@ -53,7 +52,9 @@ def dial_of(ask: Ask, condition: ConditionConfig | None, kind: str) -> Dial | No
         return None
     wanted = condition.default if ask.quality is None else ask.quality
     if wanted == "unknown":
-        return Dial(math.nan, ask.guidance)
+        if ask.guidance != 1.0:
+            raise ValueError("guidance: leads from unknown to a quality; ask for a quality, too")
+        return Dial()
     value = float(wanted)
     if not 0 <= value <= 1:
         raise ValueError(f"quality: {value:g}, expected 0 to 1 or unknown")

@@ -85,7 +85,14 @@ def plan_export(path: Path) -> Export:
 
 def _plan(bundle: Bundle) -> Export:
     plan, left = Export(), set(bundle.specs)
-    names = _FILES_OF[bundle.info.config.kind]
+    kind = bundle.info.config.kind
+    if kind not in _FILES_OF:
+        raise CheckpointError(f"{bundle.path}: of kind {kind!r}, which has no published form")
+    if bundle.names("condition."):
+        raise CheckpointError(
+            f"{bundle.path}: has a quality condition; the published files have no place for it"
+        )
+    names = _FILES_OF[kind]
     if bundle.names("training.identity."):
         names = (*names, files.IDENTITY_FILE)
     for name in names:

@@ -176,6 +176,18 @@ def test_two_opinions_of_one_face_are_refused_and_two_equal_ones_are_one(shards,
         open_scores(settings)
 
 
+def test_two_sets_share_a_folder(shards, tmp_path):
+    folder = EvaluationFolder(tmp_path / "both")
+    for name, keys in (("a", KEYS[:4]), ("b", KEYS[4:])):
+        path = str(shards / f"{name}.tar")
+        folder.add_pairs(f"of {name}", "m", keys, has_truth=False, restored_path=path)
+        folder.add_scores(f"of {name}", "m", "quality", {key: QUALITY[key] for key in keys})
+    folder.write()
+    source, lines = open_source(config(shards, str(tmp_path / "both")), 0)
+    assert (source.scores.known, lines) == (8, ())
+    assert qualities(source) == pytest.approx({k: (n + 0.5) / 8 for n, k in enumerate(KEYS)})
+
+
 def test_vsp_score_makes_the_table(shards, tmp_path, capsys):
     from jobs.cli import main
 

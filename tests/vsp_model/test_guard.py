@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vsp_model.train.guard import Evaluation, GuardConfig, QualityGuard, detail_share
+from vsp_model.train.guard import Evaluation, GuardConfig, QualityGuard, Watch, detail_energy
 
 
 def looks(guard, *evaluations):
@@ -46,8 +46,10 @@ def test_a_monitor_that_stays_behind_ends_it_at_once():
 
 def test_detail_out_of_proportion_counts_as_a_cost():
     guard = QualityGuard(GuardConfig(patience=2))
-    rows = [(0.5 + 0.01 * n, None, None, 0.5 + n) for n in range(4)]
-    assert looks(guard, *rows) == [1.0, 1.0, 1.0, 0.0]
+    rows = [(0.5 + 0.01 * n, None, None, 0.01 * (1 + n)) for n in range(3)]
+    assert looks(guard, *rows) == [1.0, 1.0, 0.0]
+    blurred = QualityGuard(GuardConfig(patience=2))  # what is as sharp as the truth is in order
+    assert looks(blurred, *((*row, 0.03) for row in rows)) == [1.0, 1.0, 1.0]
 
 
 def test_what_has_stopped_stays_so_and_is_resumed():
@@ -84,17 +86,14 @@ class Toy:
                 if guard.weight:
                     optimiser.step()
             with torch.no_grad():
-                picture = self.picture
-                guard.observe(
-                    Evaluation(
-                        self.scorer(self, picture).mean().item(),
-                        self.honest(picture).mean().item(),
-                        torch.cosine_similarity(picture.flatten(1), self.truth.flatten(1))
-                        .mean()
-                        .item(),
-                        detail_share(picture, self.truth).item(),
-                    )
-                )
+                guard.observe(self.look())
+
+    def look(self):
+        picture, truth = self.picture, self.truth
+        score, close = self.scorer(self, picture), self.honest(picture)
+        cosine = torch.cosine_similarity(picture.flatten(1), truth.flatten(1))
+        means = (each.mean().item() for each in (score, close, cosine))
+        return Evaluation(*means, detail_energy(picture).item(), detail_energy(truth).item())
 
 
 def checkerboard(toy, picture):
@@ -118,5 +117,18 @@ def test_an_adversarial_scorer_is_caught_and_an_honest_one_is_not():
 def test_detail_is_what_a_mean_takes_away():
     flat, stripes = torch.ones(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
     stripes[..., ::2] = -1
-    assert detail_share(flat, stripes) == 0
-    assert detail_share(3 * stripes, stripes).item() == pytest.approx(9)
+    assert detail_energy(flat) == 0
+    assert detail_energy(stripes).item() == pytest.approx(16 / 9)
+
+
+def test_a_look_is_a_mean_over_steps():
+    watch = Watch(GuardConfig(every_steps=2, gap=0.05))
+
+    def steps(watch, *pairs):
+        told = [{"score": torch.tensor(a), "monitor": torch.tensor(b)} for a, b in pairs]
+        return [watch.observe(terms) for terms in told]
+
+    assert steps(watch, (0.4, 0.4), (0.6, 0.6), (0.6, 0.5)) == [1.0, 1.0, 1.0]
+    again = Watch(watch.guard.config)
+    again.load_state_dict(watch.state_dict())
+    assert steps(again, (0.6, 0.58)) == [0.0]  # 0.06 apart on average, 0 before

@@ -3,6 +3,7 @@
 import math
 import random
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,14 @@ from vsp_model.idm.schedule import level_at, noised, to_x0
 
 ROOT = Path(__file__).resolve().parents[2]
 YAMLS = sorted((ROOT / "configs" / "models").glob("idm-*.yaml"))
-SIZE, MOST = 32, 4
+SIZE, MOST = 16, 4
 UNET = {
     "size": SIZE,
     "unshuffle": 2,
     "channels": 16,
     "multipliers": [1, 2],
     "num_blocks": 1,
-    "attention_sides": [16],
+    "attention_sides": [4],
     "groups": 4,
     "dropout": 0.1,
     "tail_channels": 4,
@@ -120,7 +121,8 @@ def test_quality_and_guidance_show(restorer):
     assert not torch.equal(low, high)
     assert not torch.equal(unknown, high)
     assert not torch.equal(ask(quality=0.9, guidance=2.0), high)
-    assert torch.equal(ask(guidance=2.0), unknown)  # of nothing nothing can be more
+    with pytest.raises(ValueError, match="ask for a quality, too"):  # of nothing nothing is more
+        ask(guidance=2.0)
     torch.testing.assert_close(ask(quality=0.9, guidance=0.0), unknown)
 
 
@@ -219,7 +221,7 @@ def test_noise_is_drawn_when_its_step_comes_and_never_kept(restorer, monkeypatch
         noise = original(self, time)
         asked.append(time)
         alive[:] = [each for each in alive if each() is not None]
-        alive.append(torch.utils.weak.WeakTensorKeyDictionary and __import__("weakref").ref(noise))
+        alive.append(weakref.ref(noise))
         most.append(len(alive))
         return noise
 
@@ -260,6 +262,19 @@ def test_one_step_is_what_the_network_says_of_pure_noise(param):
         x0 = model.chain.clipped(to_x0(param, said, drawn.start, level), faces)
         expected = model.chain.picture_of(x0, faces)
         assert torch.equal(model(faces, drawn, model.settle(Ask(steps=1))), expected)
+
+
+def test_a_scaled_state_hides_pure_noise_and_shows_what_is_under_a_little():
+    faces, keys = some_faces(2, SIZE), some_keys(2)
+
+    def spread(scaled, **wishes):
+        model = lively(model_of(unet={"scaled_state": scaled}), 0.1)
+        one, other = (model.restore(faces, keys, seed=s, ask=Ask(**wishes)) for s in (0, 1))
+        return (one - other).square().mean().sqrt().item()
+
+    assert spread(True, steps=1) < 0.2 * spread(False, steps=1)
+    slight = {"steps": 1, "start": "estimate", "t0": 0.02}
+    assert spread(True, **slight) == pytest.approx(spread(False, **slight), rel=0.1)
 
 
 def truth_teller(model, truth, lq):
@@ -364,6 +379,10 @@ def test_a_prior_refuses_to_start_from_noise():
         ({"steps": 101}, "steps 101: the schedule has 100"),
         ({"unet": {"conditional": False}, "param": "eps"}, "start noise: an unconditional net"),
         ({"unet": {"conditional": False}, "start": "estimate"}, "param residual_x0: an uncondit"),
+        (
+            {"unet": {"scaled_state": True}, "param": "eps"},
+            "scaled_state: param eps asks for noise",
+        ),
         ({"prama": "eps"}, "prama"),
     ],
 )

@@ -165,7 +165,6 @@ def test_all_steps_are_the_full_chain(sampler, faces):
         else:
             beta = 1 - AB[t] / AB[t - 1]
             byhand = (
-                math.sqrt(AB[t - 1]) * beta * x0
-                + math.sqrt(1 - beta) * (1 - AB[t - 1]) * byhand
+                math.sqrt(AB[t - 1]) * beta * x0 + math.sqrt(1 - beta) * (1 - AB[t - 1]) * byhand
             ) / (1 - AB[t])
     torch.testing.assert_close(state, byhand, **CLOSE)

@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.vsp_model.tiny import some_faces, some_keys
+from tests.vsp_model.tiny_iqp import SIZE, TINY
 from vsp_model.ask import Ask
 from vsp_model.checkpoints import fill, hollow
 from vsp_model.condition import Dial
@@ -16,23 +17,6 @@ from vsp_model.iqp.config import BackboneConfig, BooksConfig, IQPConfig, Predict
 from vsp_model.iqp.dictionary import Codes, Dictionary, as_map, as_places, straight_through
 from vsp_model.iqp.model import IQP, Settings, adain
 from vsp_model.iqp.predictor import Predictor
-
-SIZE = 32
-TINY = {
-    "encoder": {
-        "size": SIZE,
-        "channels": 16,
-        "multipliers": (1, 2),
-        "num_blocks": 1,
-        "latent": 16,
-        "groups": 8,
-        "unshuffle": 2,
-    },
-    "books": {"num_codes": 24, "num_codes_hq": 16},
-    "transformer": {"width": 32, "num_layers": 1, "num_heads": 4, "hidden": 32},
-    "condition_per_place": False,
-    "fidelity_sides": (16,),
-}
 
 
 def config(**changes):
@@ -197,18 +181,9 @@ def test_straight_through_has_the_codes_values_and_the_latents_gradient():
 
 def test_index_0_of_the_last_axis_is_hq():
     """As in the released head (pitfall 4)."""
-    predictor = Predictor(
-        PredictorConfig(
-            latent=8,
-            num_tokens=4,
-            num_codes=6,
-            num_codes_hq=5,
-            width=16,
-            num_layers=1,
-            num_heads=2,
-            hidden=16,
-        )  # fmt: skip
-    )
+    widths = {"latent": 8, "num_tokens": 4, "width": 16, "num_heads": 2, "hidden": 16}
+    settings = PredictorConfig(num_codes=6, num_codes_hq=5, num_layers=1, **widths)
+    predictor = Predictor(settings)
     scores = predictor(torch.randn(2, 4, 8))
     assert scores.shape == (2, 4, 6, 2)
     common, hq = predictor.split(scores)

@@ -1,44 +1,25 @@
-"""The three stages of IQP: who learns from what, and that neither workers nor pauses matter."""
+"""The three stages of IQP: who learns from what."""
 
 import math
-import threading
 
 import pytest
 import torch
 
-from tests.vsp_model.test_iqp import SIZE, TINY
-from vsp_model.condition import NUM_KNOTS
+from tests.vsp_model.tiny_iqp import (
+    BOOKS,
+    KINDS,
+    NAN,
+    SIZE,
+    USED,
+    batch_of,
+    brightness,
+    moment,
+    stage_of,
+)
 from vsp_model.iqp.codebook import BookKeeper, Codebook
 from vsp_model.iqp.config import BooksConfig
-from vsp_model.networks import build_part
-from vsp_model.quality import SIZES, Calibration, QualityConfig, QualityInfo, QualityNet
-from vsp_model.train.batch import Batch
-from vsp_model.train.distributed import Alone
-from vsp_model.train.iqp_books import IQPBooksConfig, IQPBooksStage
-from vsp_model.train.iqp_codes import IQPCodesConfig, IQPCodesStage
-from vsp_model.train.iqp_fidelity import IQPFidelityConfig, IQPFidelityStage
 from vsp_model.train.iqp_losses import structure_loss
-from vsp_model.train.judges import Judges, JudgesConfig, QualityScorer, load_judges
-from vsp_model.train.loop import Trainer
-from vsp_model.train.stage import Moment
-from vsp_model.train.store import FolderStore
-
-BATCH = 4
-RUN = {"num_images": 4 * BATCH, "batch_size": BATCH, "log_images": BATCH,
-       "preview_images": 2 * BATCH, "checkpoint_images": 2 * BATCH}  # fmt: skip
-KNOTS = [n / (NUM_KNOTS - 1) for n in range(NUM_KNOTS)]  # a score is its own percentile
-NAN = math.nan
-BOOKS = TINY["books"] | {"update": "average", "restart_steps": 2}
-USED = {
-    "books": ("hq_encoder", "dictionary"),
-    "codes": ("hq_encoder", "dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
-    "fidelity": ("dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
-}
-KINDS = {
-    "books": (IQPBooksConfig, IQPBooksStage),
-    "codes": (IQPCodesConfig, IQPCodesStage),
-    "fidelity": (IQPFidelityConfig, IQPFidelityStage),
-}
+from vsp_model.train.judges import Judges
 
 
 @pytest.fixture(autouse=True)
@@ -47,67 +28,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def stage_of(kind, judges=None, model=None, run=None, **settings):
-    config_class, stage_class = KINDS[kind]
-    values = {
-        "model": TINY | {"condition": {"drop": 0.0}} | (model or {}),
-        "run": RUN | (run or {}),
-    }
-    config = config_class.model_validate(values | settings)
-    torch.manual_seed(0)
-    parts = {n: build_part(n, getattr(config.model, n)) for n in USED[kind]
-             if getattr(config.model, n) is not None}  # fmt: skip
-    stage = stage_class(config, parts, judges or Judges())
-    stage.observe_scores(KNOTS)
-    return stage
-
-
-def batch_of(step=0, quality=(0.9, 0.1, 0.7, NAN), count=BATCH):
-    generator = torch.Generator().manual_seed(step)
-    lq, hq = (torch.rand(count, 3, SIZE, SIZE, generator=generator) * 2 - 1 for _ in range(2))
-    names = tuple(f"{step}-{n}" for n in range(count))
-    dtype = torch.get_default_dtype()
-    points, scores = torch.full((count, 5, 2), NAN), torch.tensor(quality[:count])
-    return Batch(names, names, lq.to(dtype), hq.to(dtype), points, scores)
-
-
-def moment(step=0):
-    return Moment(step, step * BATCH, RUN["num_images"], 1)
-
-
-class Source:
-    def batches(self, parts, first_step):
-        step = first_step
-        while True:
-            whole = batch_of(step)
-            pieces = [slice(part, None, parts.count) for part in parts.own]
-            yield [Batch(*(field[piece] for field in whole)) for piece in pieces]
-            step += 1
-
-
-class Notes:
-    def __init__(self):
-        self.figures = []
-
-    def scalars(self, images_seen, values):
-        self.figures.append((images_seen, values))
-
-    def pictures(self, images_seen, columns):
-        assert all(x.shape[1] == 3 for x in columns.values())
-
-    def say(self, line):
-        pass
-
-
-def state_of(stage):
-    return {f"{n}.{k}": v.clone() for n, net in stage.networks().items()
-            for k, v in net.state_dict().items()}  # fmt: skip
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 # ------------------------------------------------------------------------- stage I
@@ -265,16 +185,12 @@ def test_the_loss_is_the_cross_entropy_of_both_books_and_the_features_distance()
     torch.testing.assert_close(terms["loss"], terms["feature"] + 0.5 * terms["index"])
 
 
-def brightness(image):
-    return image.mean(dim=(1, 2, 3)).sigmoid()
-
-
 @pytest.mark.parametrize(
     ("mode", "reached", "missed"),
     [("st_encoder", "lq_encoder", "predictor"), ("st_logits", "predictor", None)],
 )
 def test_the_scores_gradient_goes_where_the_mode_says(mode, reached, missed):
-    """Straight through the codes it never reaches the Transformer; through expected codes it does."""
+    """Straight through codes it never reaches the Transformer; through expected codes it does."""
     stage = stage_of(
         "codes",
         Judges(quality=brightness, monitor=brightness),
@@ -309,10 +225,10 @@ def test_the_guard_takes_the_weight_away():
     )
     weights = [step_on(stage, batch_of(n), n)[1]["quality_weight"] for n in range(4)]
     assert weights == [1.0, 0.0, 0.0, 0.0]
-    assert "monitor is" in stage.guard.stopped
+    assert "monitor is" in stage.watch.guard.stopped
     again = stage_of("codes", Judges(quality=brightness), quality_mode="st_encoder")
     again.load_extra_state(stage.extra_state())
-    assert again.guard.weight == 0
+    assert again.watch.guard.weight == 0
 
 
 def test_validation_needs_no_score():
@@ -348,157 +264,3 @@ def test_w_is_1_or_drawn():
 def test_there_is_no_stage_3_without_sides():
     with pytest.raises((ValueError, KeyError), match="fidelity_sides: empty"):
         stage_of("fidelity", model={"fidelity_sides": ()})
-
-
-# -------------------------------------------------------------- neither workers nor pauses
-
-
-class Meeting:
-    """What two workers in one process share."""
-
-    def __init__(self):
-        self.barrier = threading.Barrier(2)
-        self.said = [None, None]
-
-
-class Worker:
-    """One of two workers (``Comm``)."""
-
-    world = 2
-
-    def __init__(self, rank, meeting):
-        self.rank, self.meeting = rank, meeting
-
-    def _exchange(self, value):
-        self.meeting.said[self.rank] = value
-        self.meeting.barrier.wait(60)
-        said = list(self.meeting.said)
-        self.meeting.barrier.wait(60)
-        return said
-
-    @torch.no_grad()
-    def sum_(self, tensors):
-        first, second = self._exchange([t.clone() for t in tensors])
-        for tensor, a, b in zip(tensors, first, second, strict=True):
-            tensor.copy_(a + b)
-
-    @torch.no_grad()
-    def broadcast_(self, tensors):
-        first, _ = self._exchange([t.clone() for t in tensors])
-        for tensor, a in zip(tensors, first, strict=True):
-            tensor.copy_(a)
-
-    def barrier(self):
-        self._exchange(None)
-
-    def agree(self, flag):
-        return any(self._exchange(flag))
-
-
-@pytest.fixture
-def doubles():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-PATCHES = {"network": {"channels": 16, "num_layers": 1}, "starts_at": 0.0}
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        ("books", {"model": {"books": BOOKS}, "patches": PATCHES}),
-        ("books", {}),
-        ("codes", {}),
-        ("fidelity", {"train_encoder": True, "random_share": 0.5}),
-    ],
-)
-def test_two_workers_are_one(tmp_path, doubles, kind, settings):
-    run = {"num_images": 20 * BATCH, "part_size": 2, "checkpoint_images": 100 * BATCH,
-           "log_images": 20 * BATCH, "preview_images": 100 * BATCH}  # fmt: skip
-    alone, *pair = [stage_of(kind, run=run, **settings) for _ in range(3)]
-    Trainer(alone, Alone(), FolderStore(tmp_path / "1"), Notes()).train(Source())
-    meeting, faults = Meeting(), []
-
-    def work(rank):
-        store = FolderStore(tmp_path / "2")
-        try:
-            Trainer(pair[rank], Worker(rank, meeting), store, Notes()).train(Source())
-        except Exception as error:
-            faults.append(error)
-            meeting.barrier.abort()
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not faults
-    one, other = state_of(alone), state_of(pair[0])
-    assert same(other, state_of(pair[1]))
-    for name, value in one.items():
-        torch.testing.assert_close(
-            other[name], value, atol=1e-10, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    moved = state_of(stage_of(kind, run=run, **settings))
-    assert not same(one, moved)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        ("books", {"model": {"books": BOOKS}, "patches": PATCHES, "adam": {"lr": 1e-3}}),
-        ("codes", {"quality_mode": "st_logits", "guard": {"every_steps": 2}}),
-        ("fidelity", {}),
-    ],
-)
-def test_a_resumed_run_has_the_same_losses_and_weights(tmp_path, kind, settings):
-    judges = Judges(quality=brightness, monitor=brightness)
-    whole = stage_of(kind, judges, **settings)
-    notes = Notes()
-    Trainer(whole, Alone(), FolderStore(tmp_path / "whole"), notes).train(Source())
-    folder, again = FolderStore(tmp_path / "half"), Notes()
-    half = {"num_images": 2 * BATCH}
-    Trainer(stage_of(kind, judges, run=half, **settings), Alone(), folder, Notes()).train(Source())
-    resumed = stage_of(kind, judges, **settings)
-    Trainer(resumed, Alone(), folder, again).train(Source())
-    assert same(state_of(resumed), state_of(whole))
-    assert again.figures == notes.figures[2:]
-
-
-# ---------------------------------------------------------------------------- judges
-
-
-def test_the_quality_judge_is_the_calibrated_network():
-    torch.manual_seed(0)
-    knots = Calibration(knots=(0.0, 0.1, 0.3, 0.35, 1.0))
-    info = QualityInfo(config=QualityConfig(), calibration=dict.fromkeys(SIZES, knots))
-    scorer = QualityScorer(QualityNet(QualityConfig()), info)
-
-    class Severities(torch.nn.Module):
-        def forward(self, faces):
-            return faces[:, 0, 0, 0]
-
-    scorer.net = Severities()
-    told = [-2.0, -0.1, 0.0, 0.05, 0.1, 0.2, 0.33, 0.999, 1.0, 1.2, 9.0]
-    image = (
-        torch.tensor(told)[:, None, None, None].expand(-1, 3, 32, 32).clone().requires_grad_(True)
-    )
-    scores = scorer(image)
-    assert scores.tolist() == pytest.approx([knots.quality(s) for s in told], abs=1e-6)
-    scores.sum().backward()
-    slopes = image.grad[:, 0, 0, 0]
-    assert torch.isfinite(slopes).all()
-    assert (slopes <= 0).all()
-    assert (slopes[1:-1] < 0).all()
-
-
-def test_the_built_in_judge_is_opened_and_can_be_climbed():
-    judges = load_judges(JudgesConfig(quality={"path": "built-in"}))
-    image = (torch.rand(1, 3, 256, 256) * 2 - 1).requires_grad_(True)
-    score = judges.quality(image)
-    assert 0 <= score.item() <= 1
-    score.sum().backward()
-    assert torch.isfinite(image.grad).all()
-    assert judges.monitor is None

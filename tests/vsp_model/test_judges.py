@@ -7,12 +7,14 @@ import torch
 from vsp_model.files import CheckpointError
 from vsp_model.losses import LPIPS, LPIPSConfig
 from vsp_model.mobilefacenet import EMBEDDING_DIM, MobileFaceNet
+from vsp_model.quality import SIZES, Calibration, QualityConfig, QualityInfo, QualityNet
 from vsp_model.train.judges import (
     ARCFACE_TEMPLATE,
     FFHQ_TEMPLATE,
     FaceEmbedder,
     Judges,
     JudgesConfig,
+    QualityScorer,
     load_judges,
     similarity_to,
     warp_faces,
@@ -98,3 +100,37 @@ def test_the_small_identity_net_knows_faces(shared_dir):
     embedding = judges.embedder(image, torch.full((2, 5, 2), math.nan))
     assert embedding.shape == (2, EMBEDDING_DIM)
     torch.testing.assert_close(embedding.norm(dim=1), torch.ones(2))
+
+
+def test_the_quality_judge_is_the_calibrated_network():
+    torch.manual_seed(0)
+    knots = Calibration(knots=(0.0, 0.1, 0.3, 0.35, 1.0))
+    info = QualityInfo(config=QualityConfig(), calibration=dict.fromkeys(SIZES, knots))
+    scorer = QualityScorer(QualityNet(QualityConfig()), info)
+
+    class Severities(torch.nn.Module):
+        def forward(self, faces):
+            return faces[:, 0, 0, 0]
+
+    scorer.net = Severities()
+    told = [-2.0, -0.1, 0.0, 0.05, 0.1, 0.2, 0.33, 0.999, 1.0, 1.2, 9.0]
+    image = (
+        torch.tensor(told)[:, None, None, None].expand(-1, 3, 32, 32).clone().requires_grad_(True)
+    )
+    scores = scorer(image)
+    assert scores.tolist() == pytest.approx([knots.quality(s) for s in told], abs=1e-6)
+    scores.sum().backward()
+    slopes = image.grad[:, 0, 0, 0]
+    assert torch.isfinite(slopes).all()
+    assert (slopes <= 0).all()
+    assert (slopes[1:-1] < 0).all()
+
+
+def test_the_built_in_judge_is_opened_and_can_be_climbed():
+    judges = load_judges(JudgesConfig(quality={"path": "built-in"}))
+    image = (torch.rand(1, 3, 256, 256) * 2 - 1).requires_grad_(True)
+    score = judges.quality(image)
+    assert 0 <= score.item() <= 1
+    score.sum().backward()
+    assert torch.isfinite(image.grad).all()
+    assert judges.monitor is None

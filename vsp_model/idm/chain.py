@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -73,9 +74,7 @@ class Drawn(NamedTuple):
 
     def to(self, device: torch.device | str) -> Drawn:
         """The same values on another device."""
-        steps = self.steps and StepNoise(
-            self.steps.keys, self.steps.seed, self.steps.shape, device
-        )
+        steps = self.steps and StepNoise(self.steps.keys, self.steps.seed, self.steps.shape, device)
         return Drawn(self.start.to(device, non_blocking=True), steps)
 
 
@@ -171,12 +170,8 @@ class Chain:
         walk = times(self.top(settings), settings.steps)
         for step in plan(self.alpha_bar, walk, settings.sampler, settings.eta):
             signal = torch.full((len(lq),), float(step.level.signal), device=lq.device)
-            prediction = guided(
-                lambda quality, state=state, signal=signal: network(state, signal, lq, quality),
-                settings.dial or _NO_DIAL,
-                lq,
-            )
-            x0 = to_x0(self.config.param, prediction.to(lq.dtype), state, step.level)
+            said = guided(partial(network, state, signal, lq), settings.dial or _NO_DIAL, lq)
+            x0 = to_x0(self.config.param, said.to(lq.dtype), state, step.level)
             noise = drawn.steps.at(step.to_time) if drawn.steps and step.of_noise > 0 else None
             state = advance(state, self.clipped(x0, lq), step, noise)
         return self.picture_of(state, lq)

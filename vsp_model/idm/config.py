@@ -28,6 +28,9 @@ class UNetConfig(Config):
         conditional: Read the degraded picture beside the noisy one, as more channels [S]; False is
             DifFace's prior, which knows the picture only from where the chain starts.
         condition: The quality condition, added to the embedding of the noise level [I]; null: none.
+        scaled_state: Show the network its state times sqrt(ab), the best linear guess at what lies
+            under the noise [I]: pure noise is hardly seen, and needs not be unlearnt. For networks
+            that predict x0 or the residual; eps could not be told from it.
         tail_channels: With an unshuffle, what each pixel is told before a last convolution at full
             resolution [I]; 0: no such convolution.
         zero_out: Begin with a last convolution of zeros [I]: a residual chain is then the identity.
@@ -43,6 +46,7 @@ class UNetConfig(Config):
     dropout: float = Field(0.2, ge=0, lt=1)
     conditional: bool = True
     condition: ConditionConfig | None = None
+    scaled_state: bool = False
     tail_channels: int = Field(0, ge=0)
     zero_out: bool = True
 
@@ -114,8 +118,14 @@ class IDMConfig(Config):
     def _fits(self) -> Self:
         if self.steps > self.noise.num_steps:
             raise ValueError(f"steps {self.steps}: the schedule has {self.noise.num_steps}")
+        if self.unet.scaled_state and self.param == "eps":
+            raise ValueError(
+                "unet.scaled_state: param eps asks for noise that it hides; use v or x0"
+            )
         if not self.unet.conditional and self.start == "noise":
             raise ValueError("start noise: an unconditional net would never see the picture")
         if not self.unet.conditional and self.param == "residual_x0":
-            raise ValueError("param residual_x0: an unconditional net does not see what is left over")
+            raise ValueError(
+                "param residual_x0: an unconditional net does not see what is left over"
+            )
         return self

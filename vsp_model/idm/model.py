@@ -96,7 +96,7 @@ class IDM(nn.Module):
         lq, *beside = (face.contiguous(memory_format=torch.channels_last) for face in faces)
         return self(lq, self.drawn(keys, seed, noise).to(lq.device), settings, *beside)
 
-    def compile(self, *, fullgraph: bool = False) -> None:  # type: ignore[override]
+    def compile(self, *, fullgraph: bool = False) -> None:
         """Compile the network of one step; the chain around it is Python."""
         self.unet.compile(fullgraph=fullgraph)
 
@@ -114,7 +114,9 @@ def settle(config: IDMConfig, ask: Ask) -> Settings:
         raise ValueError("eta: the ancestral sampler has none; ask for the sampler ddim")
     start = ask.start or config.start
     if start == "noise" and not config.unet.conditional:
-        raise ValueError("start noise: this model sees the face only in the estimate it starts from")
+        raise ValueError(
+            "start noise: this model sees the face only in the estimate it starts from"
+        )
     if start == "noise" and ask.t0 is not None:
         raise ValueError("t0: only of a chain that starts from an estimate; ask for start estimate")
     t0 = 1.0 if start == "noise" else config.t0 if ask.t0 is None else ask.t0

@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 def ddim_step(alpha_bar: np.ndarray, t: int, s: int, eta: float) -> Step:
-    """DDIM (Song et al., Eq. 12 and 16): eta 0 adds no noise, 1 as much as the ancestral sampler."""
+    """DDIM (Song et al., Eq. 12, 16): eta 0 adds no noise, 1 as much as the ancestral sampler."""
     here, there = float(alpha_bar[t]), float(alpha_bar[s])
     sigma = eta * sqrt((1 - there) / (1 - here) * (1 - here / there))
     kept = sqrt(max(0.0, 1 - there - sigma**2)) / sqrt(1 - here)  # of the state's own noise

@@ -6,6 +6,7 @@ Shapes: B batch, S side of the picture, C channels of a level, E = ``channels`` 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -204,9 +205,11 @@ class UNet(nn.Module):
             (B, 3, S, S).
         """
         seen = state
+        if self.config.scaled_state:
+            seen = state * signal.to(state.dtype)[:, None, None, None]
         if self.config.conditional:
             assert lq is not None
-            seen = torch.cat([state, lq], dim=1)
+            seen = torch.cat([seen, lq], dim=1)
         embedding = self.embedding(signal.to(state.dtype))
         if self.condition is not None:
             told = torch.full_like(signal, math.nan) if quality is None else quality
@@ -217,7 +220,7 @@ class UNet(nn.Module):
 
     def _through(self, x: Tensor, embedding: Tensor) -> Tensor:
         kept = [x]
-        for level in self.down:
+        for level in cast(Iterable[Resolution], self.down):
             for block, attention in zip(level.blocks, level.attentions, strict=True):
                 x = attention(block(x, embedding))
                 kept.append(x)
@@ -226,7 +229,7 @@ class UNet(nn.Module):
                 kept.append(x)
         first, second = self.middle
         x = second(self.middle_attention(first(x, embedding)), embedding)
-        for level in self.up:
+        for level in cast(Iterable[Resolution], self.up):
             for block, attention in zip(level.blocks, level.attentions, strict=True):
                 x = attention(block(torch.cat([x, kept.pop()], dim=1), embedding))
             x = x if level.resample is None else level.resample(x)

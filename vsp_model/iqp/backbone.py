@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsp_model.iqp.config import BackboneConfig
+from vsp_model.layers import ItemGroupNorm
 
 _EPS = 1e-6
 _TAIL = 16  # channels at full resolution behind a pixel shuffle
@@ -22,9 +23,9 @@ Modulate = Callable[[int, Tensor], Tensor]
 """Side of a level, the decoder's feature (B, C, r, r) there -> the feature to go on with."""
 
 
-def group_norm(groups: int, channels: int) -> nn.GroupNorm:
+def group_norm(groups: int, channels: int) -> ItemGroupNorm:
     """Normalisation of each picture by itself, with CodeFormer's epsilon."""
-    return nn.GroupNorm(groups, channels, eps=_EPS)
+    return ItemGroupNorm(groups, channels, eps=_EPS)
 
 
 def convolution(inputs: int, outputs: int, side: int = 3) -> nn.Conv2d:

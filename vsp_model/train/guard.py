@@ -16,6 +16,8 @@ from torch import Tensor
 
 from vsp_model.config import Config
 
+_FIGURES = ("score", "monitor", "cosine", "detail", "natural")
+
 
 class Evaluation(NamedTuple):
     """One look at the restored faces, means over them."""
@@ -27,7 +29,9 @@ class Evaluation(NamedTuple):
     identity: float | None = None
     """Cosine to the true faces."""
     detail: float | None = None
-    """Energy of the highest frequencies over the true faces'; see ``detail_share``."""
+    """Energy of the highest frequencies; see ``detail_energy``."""
+    natural: float | None = None
+    """That of the true faces; None where nobody knows."""
 
 
 class GuardConfig(Config):
@@ -37,8 +41,8 @@ class GuardConfig(Config):
         patience: Looks in a row at which A rose while B or the identity fell, or the detail grew
             out of proportion.
         gap: By how much B's distance to A may grow beyond that of the first look.
-        detail: Detail beyond so many times the truth's, or the first look's if that is more, is out
-            of proportion.
+        detail: More than so many times the detail of the first look, or of the true faces if they
+            have more, is out of proportion.
         slack: Changes up to this count as none.
         every_steps: Training steps whose mean is one look.
     """
@@ -93,7 +97,7 @@ class QualityGuard:
         return (
             first.detail is not None
             and now.detail is not None
-            and now.detail > max(first.detail, 1) * self.config.detail
+            and now.detail > max(first.detail, now.natural or 0.0) * self.config.detail
         )
 
     @staticmethod
@@ -117,10 +121,36 @@ class QualityGuard:
         self._bad_looks = state["bad_looks"]
 
 
-def detail_share(image: Tensor, reference: Tensor) -> Tensor:
-    """Mean square of what a 3 x 3 mean takes away, over the reference's; (B, 3, H, W) both."""
-    own, wanted = (
-        (x[..., 1:-1, 1:-1] - F.avg_pool2d(x, 3, stride=1)).square().mean()
-        for x in (image, reference)
-    )
-    return own / wanted.clamp_min(1e-12)
+class Watch:
+    """Means over steps as the guard's looks, of figures that a stage puts out.
+
+    Known are "score", "monitor", "cosine", "detail" and "natural", as in ``Evaluation``.
+    """
+
+    def __init__(self, config: GuardConfig) -> None:
+        self.guard = QualityGuard(config)
+        self._steps: list[dict[str, float]] = []
+
+    def observe(self, terms: Mapping[str, Tensor]) -> float:
+        """Follow a step, by its means over all workers; returns the weight from now on."""
+        self._steps.append({name: terms[name].item() for name in _FIGURES if name in terms})
+        if len(self._steps) >= self.guard.config.every_steps:
+            sums = {n: sum(step[n] for step in self._steps) for n in self._steps[0]}
+            means = {n: total / len(self._steps) for n, total in sums.items()}
+            self._steps = []
+            self.guard.observe(Evaluation(means["score"], *map(means.get, _FIGURES[1:])))
+        return self.guard.weight
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be resumed, as plain values."""
+        return {"guard": self.guard.state_dict(), "steps": list(self._steps)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.guard.load_state_dict(state["guard"])
+        self._steps = list(state["steps"])
+
+
+def detail_energy(image: Tensor) -> Tensor:
+    """Mean square of what a 3 x 3 mean takes away, a scalar; (B, 3, H, W)."""
+    return (image[..., 1:-1, 1:-1] - F.avg_pool2d(image, 3, stride=1)).square().mean()

@@ -20,9 +20,10 @@ from vsp_model.iqp.config import IQPConfig
 from vsp_model.iqp.dictionary import Codes, Dictionary, as_places, straight_through
 from vsp_model.train import inversion
 from vsp_model.train.batch import Batch
+from vsp_model.train.condition import told_qualities
 from vsp_model.train.config import AdamConfig, EMAConfig
 from vsp_model.train.iqp_adversary import PatchAdversary, PatchAdversaryConfig
-from vsp_model.train.iqp_losses import asked_quality, compared, ruler, widened
+from vsp_model.train.iqp_losses import compared, ruler, widened
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
@@ -120,7 +121,7 @@ class IQPBooksStage(Stage):
 
     def accumulate(self, batch: Batch, moment: Moment) -> Terms:
         """See ``Stage``."""
-        quality = asked_quality(self.ruler, batch, self.config.run.seed)
+        quality = told_qualities(self.ruler, batch, self.config.run.seed)
         chosen = above(quality, self.config.model.books)
         with self.autocast():
             latent = self.encoder(batch.hq)

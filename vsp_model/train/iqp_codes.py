@@ -22,9 +22,10 @@ from vsp_model.iqp.dictionary import Codes, Dictionary, as_places, straight_thro
 from vsp_model.iqp.model import IQP
 from vsp_model.train import inversion
 from vsp_model.train.batch import Batch
+from vsp_model.train.condition import told_qualities
 from vsp_model.train.config import AdamConfig, EMAConfig
-from vsp_model.train.guard import Evaluation, GuardConfig, QualityGuard, detail_share
-from vsp_model.train.iqp_losses import asked_quality, previews_of, ruler
+from vsp_model.train.guard import GuardConfig, Watch, detail_energy
+from vsp_model.train.iqp_losses import previews_of, ruler
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
@@ -99,8 +100,7 @@ class IQPCodesStage(Stage):
         self.keep_averages(config.ema, *trained)
         own = self.model.embedding
         self.ruler = ruler(None).to(device) if own is None else own.condition
-        self.guard = QualityGuard(config.guard)
-        self._looks: list[dict[str, float]] = []
+        self.watch = Watch(config.guard)
 
     def result(self) -> Parts:
         """See ``Stage``; restoring needs no encoder of clean faces."""
@@ -112,7 +112,7 @@ class IQPCodesStage(Stage):
 
     def accumulate(self, batch: Batch, moment: Moment) -> Terms:
         """See ``Stage``."""
-        quality = asked_quality(self.ruler, batch, self.config.run.seed)
+        quality = told_qualities(self.ruler, batch, self.config.run.seed)
         if self.model.embedding is None:  # nobody is told
             quality = torch.full_like(quality, torch.nan)
         wanted = self._wanted(batch)
@@ -123,7 +123,7 @@ class IQPCodesStage(Stage):
         figures: Terms = {}
         if self._scores_quality():
             terms["quality"], figures = self._judged(predicted, batch)
-            weights["quality"] *= self.guard.weight
+            weights["quality"] *= self.watch.guard.weight
         loss, kept = weighted(terms, weights)
         self.backward(loss, moment)
         return detached(kept | figures | self._right(predicted.scores, wanted) | {"loss": loss})
@@ -169,7 +169,7 @@ class IQPCodesStage(Stage):
         score = self.judges.quality(image)
         figures = {"score": score.mean()}
         with torch.no_grad():
-            figures["detail"] = detail_share(image.float(), batch.hq)
+            figures["detail"], figures["natural"] = map(detail_energy, (image.float(), batch.hq))
             if self.judges.monitor is not None:
                 figures["monitor"] = self.judges.monitor(image).mean()
             distance = self.judges.identity(image, batch.hq, batch.points)
@@ -196,25 +196,16 @@ class IQPCodesStage(Stage):
         figures = super().after_update(moment, terms)
         if not self._scores_quality():
             return figures
-        names = ("score", "monitor", "cosine", "detail")
-        self._looks.append({name: terms[name].item() for name in names if name in terms})
-        if len(self._looks) >= self.config.guard.every_steps:
-            means = {n: sum(x[n] for x in self._looks) / len(self._looks) for n in self._looks[0]}
-            self._looks = []
-            look = [means.get(name) for name in names[1:]]
-            self.guard.observe(Evaluation(means["score"], *look))
-        return figures | {"quality_weight": self.guard.weight}
+        return figures | {"quality_weight": self.watch.observe(terms)}
 
     def extra_state(self) -> dict[str, Any]:
         """See ``Stage``."""
-        mine = {"guard": self.guard.state_dict(), "looks": list(self._looks)}
-        return super().extra_state() | mine
+        return super().extra_state() | {"watch": self.watch.state_dict()}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """See ``Stage``."""
         super().load_extra_state(state)
-        self.guard.load_state_dict(state["guard"])
-        self._looks = list(state["looks"])
+        self.watch.load_state_dict(state["watch"])
 
     # ------------------------------------------------------------------------------- figures
 

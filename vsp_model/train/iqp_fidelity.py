@@ -22,8 +22,9 @@ from vsp_model.iqp.model import IQP
 from vsp_model.randomness import generator_for
 from vsp_model.train import inversion
 from vsp_model.train.batch import Batch
+from vsp_model.train.condition import told_qualities
 from vsp_model.train.config import AdamConfig, EMAConfig
-from vsp_model.train.iqp_losses import asked_quality, compared, ruler, widened
+from vsp_model.train.iqp_losses import compared, ruler, widened
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
@@ -93,7 +94,7 @@ class IQPFidelityStage(Stage):
 
     def accumulate(self, batch: Batch, moment: Moment) -> Terms:
         """See ``Stage``."""
-        quality = asked_quality(self.ruler, batch, self.config.run.seed)
+        quality = told_qualities(self.ruler, batch, self.config.run.seed)
         with self.autocast():
             latent = self.model.encode(batch.lq, fused=True)
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the stages of IQP share: structure, codes above the threshold, figures of restored faces."""
+"""What the stages of IQP share: the losses of a picture, a ruler of scores, what grids show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor
 from vsp_model.ask import Ask
 from vsp_model.condition import ConditionConfig, QualityCondition
 from vsp_model.iqp.model import IQP, Settings
-from vsp_model.randomness import generator_for
 from vsp_model.train.batch import Batch
 from vsp_model.train.judges import Judges
 
@@ -66,13 +65,6 @@ def widened(image: Tensor) -> Tensor:
 def ruler(config: ConditionConfig | None) -> QualityCondition:
     """A condition of no use but to turn scores into percentiles, where a stage has none."""
     return QualityCondition(1, config or ConditionConfig())
-
-
-def asked_quality(condition: QualityCondition, batch: Batch, seed: int) -> Tensor:
-    """The percentiles that a batch's faces are asked for in training, (B,); some are withheld."""
-    chances = [generator_for(seed, stream, "withheld").random() for stream in batch.streams]
-    drawn = torch.tensor(chances, device=batch.quality.device)
-    return condition.withheld(condition.percentile(batch.quality.contiguous()), drawn)
 
 
 def previews_of(model: IQP) -> dict[str, Settings]:

@@ -183,7 +183,7 @@ def _calibrated(severity: Tensor, knots: Tensor, qualities: Tensor) -> Tensor:
     """``Calibration.quality`` on tensors: linear between knots, exponential beyond them."""
     steps = len(knots) - 1
     width = (knots[-1] - knots[0]) / steps
-    above = torch.searchsorted(knots, severity.detach(), right=True).clamp(1, steps)
+    above = torch.searchsorted(knots, severity.detach().contiguous(), right=True).clamp(1, steps)
     low, high = knots[above - 1], knots[above]
     between = qualities[above - 1].lerp(qualities[above], (severity - low) / (high - low))
     edge = qualities[-1]  # half a step, kept at either end

@@ -19,9 +19,14 @@ def config_identity(config: StageConfig) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(config.model_dump_json())
     for name in _FREE_TO_CHANGE:
         values["run"].pop(name, None)
-    for judge in ("lpips", "identity"):
-        values["judges"][judge].pop("path", None)
-        values["judges"][judge].pop("required", None)
+    judges = values["judges"]
+    for name in ("quality", "monitor"):  # one that is not asked is none
+        if not judges[name]["path"]:
+            del judges[name]
+    for judge in judges.values():
+        if isinstance(judge, dict):
+            judge.pop("path")
+            judge.pop("required")
     return values
 
 
