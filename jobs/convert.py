@@ -1,7 +1,8 @@
 """`vsp convert`: published checkpoints -> one bundle, and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +35,14 @@ def command(
     notice: Annotated[
         str, typer.Option(help="With --half: terms of the weights, told to whoever runs them.")
     ] = "",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="With --half: what the model does where nobody asks, as steps=2 of IDM.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("-n", "--dry-run", help="Say what would be used and dropped, and stop.")
     ] = False,
@@ -48,10 +57,10 @@ def command(
 
     if (out is None) == (to_published is None):
         raise UserError(f"give --out or --to-published, as in: {EXAMPLE}")
-    if notice and not half:
-        raise UserError(f"--notice goes with --half, as in: {HALF}")
+    if (notice or overrides) and not half:
+        raise UserError(f"--notice and --set go with --half, as in: {HALF}")
     if out is not None and half:
-        to_half(sources, out, notice, dry_run=dry_run)
+        to_half(sources, out, notice, overrides or (), dry_run=dry_run)
     elif out is not None:
         to_bundle(sources, out, training=training, dry_run=dry_run)
     elif to_published is not None:
@@ -81,11 +90,14 @@ def to_bundle(sources: list[Path], out: Path, *, training: bool, dry_run: bool) 
     typer.echo(f"sha256 {digest} (in {checksum_path(out).name})")
 
 
-def to_half(sources: list[Path], out: Path, notice: str, *, dry_run: bool) -> None:
+def to_half(
+    sources: list[Path], out: Path, notice: str, overrides: Sequence[str], *, dry_run: bool
+) -> None:
     """Write a model's bundle again with float16 weights, which are float32 when they are read.
 
     Raises:
-        UserError: If `out` exists or is no name for a bundle, or there is not one source.
+        UserError: If `out` exists or is no name for a bundle, there is not one source, or a setting
+            is unknown or changes the network.
         CheckpointError: If the source holds no whole model.
     """
     from pipeline.errors import UserError
@@ -102,8 +114,28 @@ def to_half(sources: list[Path], out: Path, notice: str, *, dry_run: bool) -> No
     out.parent.mkdir(parents=True, exist_ok=True)
     origin = {sources[0].name: sha256_of(sources[0])}
     parts = dict(model.named_children())
-    digest = save_parts(parts, model.config, out, half=True, sources=origin, notice=notice)
+    config = _with_settings(model, overrides)
+    digest = save_parts(parts, config, out, half=True, sources=origin, notice=notice)
     typer.echo(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
+
+
+def _with_settings(model: Any, overrides: Sequence[str]) -> Any:
+    """The model's configuration with some settings changed, which its weights must fit.
+
+    Raises:
+        UserError: If a setting is unknown, or the network would be another.
+    """
+    from jobs import config as configs
+    from pipeline.errors import UserError
+    from vsp_model.bundle import specs_of
+    from vsp_model.checkpoints import hollow
+    from vsp_model.registry import build
+
+    values = model.config.model_dump(mode="json")
+    config = configs.resolve(values, type(model.config), overrides)
+    if specs_of(hollow(lambda: build(config)).state_dict()) != specs_of(model.state_dict()):
+        raise UserError(f"--set {overrides[0]}: makes another network; train it")
+    return config
 
 
 def _check_new(out: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 import yaml
 
 from vsp_model import checkpoints, registry
+from vsp_model.idm.config import IDMConfig
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "models" / "vspbfr-64.yaml"
 
@@ -84,3 +85,40 @@ def test_a_damaged_bundle_is_not_exported(vsp, bundle, tmp_path):
     assert code == 2
     assert "changed or damaged" in told
     assert not (tmp_path / "back").exists()
+
+
+@pytest.fixture(scope="module")
+def sibling(tmp_path_factory):
+    """An untrained IDM, small."""
+    unet = {"size": 32, "unshuffle": 2, "channels": 16, "multipliers": [1, 2], "num_blocks": 1,
+            "attention_sides": [], "groups": 8, "condition": {}}  # fmt: skip
+    path = tmp_path_factory.mktemp("idm") / "model.safetensors"
+    config = IDMConfig.model_validate({"unet": unet, "param": "residual_x0", "steps": 5})
+    checkpoints.save(registry.untrained(config), path)
+    return path
+
+
+def test_half_the_bytes_with_other_habits(vsp, sibling, tmp_path):
+    out = tmp_path / "half.safetensors"
+    code, _, told = vsp("convert", sibling, "--half", "--set", "steps=2", "--set",
+                        "unet.condition.default=0.9", "--notice", "terms", "-o", out)  # fmt: skip
+    assert code == 0, told
+    assert out.stat().st_size < 0.7 * sibling.stat().st_size
+    before, after = checkpoints.load(sibling), checkpoints.load(out)
+    assert (after.config.steps, after.config.condition.default) == (2, 0.9)
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(after.state_dict()[name], tensor.half().float()), name
+
+
+def test_what_has_no_published_form_or_would_be_another_network_is_refused(vsp, sibling, tmp_path):
+    out = tmp_path / "no.safetensors"
+    for arguments, said in (
+        ((sibling, "--half", "--set", "unet.channels=32", "-o", out), "makes another network"),
+        ((sibling, "--half", "--set", "stepz=2", "-o", out), "did you mean 'steps'?"),
+        ((sibling, "--set", "steps=2", "-o", out), "--notice and --set go with --half"),
+        ((sibling, "--to-published", tmp_path / "p"), "'idm', which has no published form"),
+    ):
+        code, _, told = vsp("convert", *arguments)
+        assert (code, told.count("\n")) == (2, 1), told
+        assert said in told
+    assert not out.exists()

@@ -14,7 +14,7 @@ from vsp_model.config import Config
 from vsp_model.randomness import generator_for
 from vsp_model.train.batch import Batch
 from vsp_model.train.config import AdamConfig
-from vsp_model.train.guard import Evaluation, GuardConfig, QualityGuard, detail_energy
+from vsp_model.train.guard import GuardConfig, Watch, detail_energy
 from vsp_model.train.judges import Judges
 from vsp_model.train.stage import Moment, Terms
 
@@ -61,23 +61,26 @@ class QualityLoss:
         self.config = config.quality
         self.alone = config.alone
         self.judges = judges
-        self.guard = QualityGuard(self.config.guard)
-        self._looks: list[dict[str, float]] = []
+        self.watch = Watch(self.config.guard)
 
     def weight(self, moment: Moment) -> float:
         """Of the loss at this moment."""
         moved = moment.images_seen - self.alone * moment.num_images
         risen = min(1.0, max(0.0, moved / self.config.warmup_images))
-        return self.config.weight * risen * self.guard.weight
+        return self.config.weight * risen * self.watch.guard.weight
 
-    def judged(self, restored: Tensor, identity: Tensor | None) -> tuple[Tensor, Terms]:
+    def judged(
+        self, restored: Tensor, truth: Tensor, identity: Tensor | None
+    ) -> tuple[Tensor, Terms]:
         """1 - mean score of restored faces (B, 3, S, S), and figures for the guard.
 
         ``identity`` is the mean of 1 - cosine, where that is known.
         """
         assert self.judges.quality is not None
         score = self.judges.quality(restored).mean()
-        figures = {"score": score, "detail": detail_energy(restored)}
+        with torch.no_grad():
+            figures = {"score": score, "detail": detail_energy(restored)}
+            figures["natural"] = detail_energy(truth)
         if identity is not None:
             figures["cosine"] = 1 - identity
         if self.judges.monitor is not None:
@@ -87,21 +90,12 @@ class QualityLoss:
 
     def observe(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """Follow a step, by its means over all workers; figures for the log."""
-        names = ("score", "monitor", "cosine", "detail")
-        self._looks.append({name: terms[name].item() for name in names if name in terms})
-        if len(self._looks) >= self.config.guard.every_steps:
-            means = {n: sum(x[n] for x in self._looks) / len(self._looks) for n in self._looks[0]}
-            self._looks = []
-            score, *rest = (means.get(name) for name in names)
-            assert score is not None
-            self.guard.observe(Evaluation(score, *rest))
-        return {"quality_allowed": self.guard.weight}
+        return {"quality_allowed": self.watch.observe(terms)}
 
     def state_dict(self) -> dict[str, Any]:
         """What must be resumed."""
-        return {"guard": self.guard.state_dict(), "looks": list(self._looks)}
+        return self.watch.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict``."""
-        self.guard.load_state_dict(state["guard"])
-        self._looks = list(state["looks"])
+        self.watch.load_state_dict(state)

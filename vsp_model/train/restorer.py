@@ -157,7 +157,8 @@ class RestorerStage(Stage):
             terms["adversarial"] = self.adversary.judge(restored, moment)
         weights, figures = dict(self.config.weights), dict[str, Tensor]()
         if self.quality:
-            terms["quality"], figures = self.quality.judged(restored, terms["identity"])
+            judged = self.quality.judged(restored, batch.hq, terms["identity"])
+            terms["quality"], figures = judged
             weights["quality"] = self.quality.weight(moment)
         loss, kept = weighted(terms, weights)
         self.backward(loss, moment)
