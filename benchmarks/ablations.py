@@ -119,7 +119,7 @@ def job_of(name: str, out: Path, train: Sequence[str], held_out: Sequence[str]) 
     data = {"train": list(train), "validation": list(held_out)}
     path = CONFIGS / f"{run.stage}.yaml"
     kind, config, faces = read_settings(run.stage, path, data, run.overrides)
-    judges, _ = find_judges(config.judges)
+    judges, _ = find_judges(config)
     config = config.model_copy(update={"judges": judges})
     sources = (out / run.source / RESULT,) if run.source else ()
     return TrainingJob(run.stage, kind, config, faces, sources, str(out / name), "cpu")

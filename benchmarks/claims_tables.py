@@ -135,7 +135,7 @@ def _row(
     means = (f"{np.nanmean(side):.{digits}f}" for side in (before, after))
     told = " ".join(f"{value:+.{digits + 1}f}" for value in found.seeds)
     spans = (
-        f"{low:+.{digits + 1}f} to {high:+.{digits + 1}f}"
+        f"{low:+.{digits + 1}f} to {high:+.{digits + 1}f}" if math.isfinite(high - low) else "-"
         for low, high in (found.pooled, found.over_seeds)
     )
     return [title, *means, told, *spans, verdict(metric, found)]

@@ -110,7 +110,7 @@ def job_of(arm: str, seed: int, given: Given) -> TrainingJob:
     sets = [*run.overrides, f"run.seed={seed}"]
     sets += [f"run.num_images={given.images}"] if given.images else []
     kind, config, faces = read_settings(run.stage, run.file, data, sets)
-    judges, _ = find_judges(config.judges)
+    judges, _ = find_judges(config)
     config = config.model_copy(update={"judges": judges})
     sources = (given.result(run.source, seed),) if run.source else ()
     return TrainingJob(run.stage, kind, config, faces, sources, str(given.folder(arm, seed)), "cpu")

@@ -46,7 +46,8 @@ DIGITS = {SHARPNESS: 2, "detail": 2, "niqe-small": 2}
 
 def open_model(name: str, quality: str, options: argparse.Namespace) -> Replica:
     """A model that asks for one quality."""
-    ask = wishes(quality, options.guidance, options.fidelity, options.steps)
+    guidance = 1.0 if quality == "unknown" else options.guidance
+    ask = wishes(quality, guidance, options.fidelity, options.steps)
     values = {"model": asked_model(name, ask), "seed": options.seed, "batch_size": options.batch,
               "threads": options.threads}  # fmt: skip
     return Replica(ReplicaConfig.model_validate(values))

@@ -111,7 +111,7 @@ def _settings(run: Iteration, stage: StageFile) -> tuple[StageConfig, DataConfig
     if key not in run.read:
         given = {"validation": [run.held_out]} if run.held_out else {}
         kind, config, faces = read_settings(stage.stage, stage.file, given, ())
-        judges, lines = find_judges(config.judges)
+        judges, lines = find_judges(config)
         for line in dict.fromkeys(lines) if kind != "gan" else ():  # a GAN has none
             typer.echo(f"vsp: {stage.stage}: {line}", err=True)
         run.read[key] = (config.model_copy(update={"judges": judges}), faces, kind)

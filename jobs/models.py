@@ -76,10 +76,12 @@ def check_wishes(model: "ModelSpec") -> None:
 
     if model.kind not in ("bundle", "untrained"):
         return
+    config: Any = model.config if model.kind == "untrained" else _info(model.path).config
+    if model.estimate and config.kind != "idm":
+        raise UserError(f"{model.path.name}: an estimate is for idm models, this is {config.kind}")
     ask = model.ask.model_copy(update={"start": "estimate"}) if model.estimate else model.ask
     if ask == Ask():
         return
-    config: Any = model.config if model.kind == "untrained" else _info(model.path).config
     whole: Any = hollow(lambda: build(config))
     try:
         whole.settle(ask)
@@ -87,7 +89,7 @@ def check_wishes(model: "ModelSpec") -> None:
         raise UserError(f"{model.path.name}: {error}") from None
     first: Any = _info(model.estimate.path).config if model.estimate else config
     if first.size != config.size:
-        raise UserError(f"--estimate: of {first.size} px, the model of {config.size} px")
+        raise UserError(f"estimate: of {first.size} px, the model of {config.size} px")
 
 
 def wishes(

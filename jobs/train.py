@@ -114,7 +114,7 @@ def _job(
     kind, settings, faces = read_settings(stage, config, given, overrides or ())
     if not faces.train:
         raise UserError("no shards to train on; give them with --data")
-    judges, lines = find_judges(settings.judges)
+    judges, lines = find_judges(settings)
     if rank == 0:
         for line in lines:
             typer.echo(f"vsp: {line}", err=True)

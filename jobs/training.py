@@ -19,6 +19,7 @@ from pipeline.training.index import list_shards
 from vsp_model.bundle import open_bundle
 from vsp_model.files import sha256_of
 from vsp_model.networks import build_part, load_part, part_config
+from vsp_model.quality import BUILT_IN
 from vsp_model.train.diffuser import DiffuserConfig, DiffuserStage
 from vsp_model.train.encoder import EncoderConfig, EncoderStage, begin_at_average
 from vsp_model.train.idm import IDMStage, IDMTrainConfig
@@ -63,7 +64,7 @@ _USED = {
     "diffuser": ("encoder", "prior", "diffuser"),
     "restorer": ("encoder", "prior", "diffuser", "condition", "restoration"),
     "iqp-books": ("hq_encoder", "dictionary"),
-    "iqp-codes": ("hq_encoder", "dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
+    "iqp-codes": ("hq_encoder", "dictionary", "lq_encoder", "embedding", "predictor"),
     "iqp-fidelity": ("dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
     "idm": ("unet",),
 }
@@ -179,25 +180,36 @@ def read_settings(
     )
     checked = configs.resolve(values, schema, overrides, places, str(path))
     faces: DataConfig = getattr(checked, "data")  # noqa: B009 - the class is made here
+    _check_colours(checked, faces, path)
     return kind, config_class.model_validate(checked.model_dump(exclude={"data"})), faces
 
 
-def find_judges(config: JudgesConfig) -> tuple[JudgesConfig, list[str]]:
-    """The judges with the paths of their files, and a line for each term that is off.
+def _check_colours(config: Any, data: DataConfig, path: Path) -> None:
+    """A transfer of colours would bring back the cast that a model is to learn to remove."""
+    model = config.model
+    if model.kind == "iqp" and model.colour_transfer and not data.degradation.keeps_colour:
+        raise UserError(
+            f"{path}: model.colour_transfer gives the restored picture the degraded one's colours, "
+            "which data.degradation.colour changes; set it to false"
+        )
+
+
+def find_judges(config: StageConfig) -> tuple[JudgesConfig, list[str]]:
+    """A stage's judges with the paths of their files, and a line for each term that is off.
 
     Raises:
-        UserError: If one that the configuration insists on is missing.
+        UserError: If one that the configuration insists on, or trains for, is missing.
     """
     from pipeline.weights import find
 
     found, lines = {}, []
     for name in JUDGES:
-        judge = getattr(config, name)
+        judge = getattr(config.judges, name)
         if judge.path and judge.path != COMES_ALONG and not Path(judge.path).exists():
             try:
                 judge = judge.model_copy(update={"path": str(find(judge.path))})
             except UserError as error:
-                if judge.required:
+                if judge.required or (name == "quality" and config.asks_quality):
                     raise UserError(f"judges.{name}: {error}") from None
                 lines.append(f"{name}: off, {error}")
                 judge = judge.model_copy(update={"path": ""})
@@ -208,7 +220,7 @@ def find_judges(config: JudgesConfig) -> tuple[JudgesConfig, list[str]]:
                 continue
             lines.append(f"{name}: off, the configuration gives no path")
         found[name] = judge
-    return config.model_copy(update=found), lines
+    return config.judges.model_copy(update=found), lines
 
 
 def find_parts(job: TrainingJob) -> dict[str, Path]:
@@ -308,7 +320,6 @@ def origin_of(
         f"{Path(shard).name} {size.size_bytes if size else 0}"
         for shard, size in zip(shards, sizes, strict=True)
     ]
-    judges = job.config.judges
     told = {"scores": scores.digest[:16]} if scores else {}  # as before where there are none
     return {
         "data": {
@@ -317,10 +328,23 @@ def origin_of(
             "shards": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
         },
         "from": {name: sha256_of(path)[:16] for name, path in find_parts(job).items()},
-        "judges": {
-            name: bool(getattr(judges, name).path)
-            for name in JUDGES
-            if name not in RARE or getattr(judges, name).path
-        },
+        "judges": _judges_told(job.config.judges),
         **told,
     }
+
+
+def _judges_told(judges: JudgesConfig) -> dict[str, Any]:
+    """Which judges there are; of those that a score is trained for with, what they hold."""
+    told: dict[str, Any] = {
+        name: bool(getattr(judges, name).path)
+        for name in JUDGES
+        if name not in RARE or getattr(judges, name).path
+    }
+    if judges.quality.path:  # as before where there is none
+        told["quality"] = _digest(judges.quality.path)
+        told["monitor"] = _digest(judges.monitor.path) if judges.monitor.path else "classic"
+    return told
+
+
+def _digest(path: str) -> str:
+    return sha256_of(BUILT_IN if path == COMES_ALONG else Path(path))[:16]

@@ -144,8 +144,9 @@ def open_faces(job: TrainingJob, say: Say) -> Faces:
     scores = source.scores
     validation = validation_batches(job.data, part_size, partial(_tell_fault, say), scores)
     num_faces = len(source.index) if isinstance(source, FaceSource) else 0
-    if scores:
-        say(_scores_line(scores))
+    note = _scores_line(scores) if scores else _unscored_line(job)
+    if note:
+        say(note)
     return Faces(source, validation, num_faces, scores)
 
 
@@ -156,6 +157,18 @@ def _scores_line(scores: ScoreTable) -> str:
         f"{middle:.2f} (median), {high:.2f} (95 %); the scorers deviate by "
         f"{scores.uncertainty[50]:.2f} (median)"
     )
+
+
+def _unscored_line(job: TrainingJob) -> str:
+    """What an IQP with two books misses without scores; empty where nothing is missed."""
+    model = job.config.model
+    if model.kind != "iqp" or not model.books.num_codes_hq:
+        return ""
+    if job.kind == "iqp-books":
+        return "no data.scores: the HQ+ book learns nothing"
+    if model.condition is None:  # the HQ+ codes are always added
+        return ""
+    return "no data.scores: every face trains as unknown, so the HQ+ codes stay out"
 
 
 def _tell_fault(say: Say, key: str, reason: str) -> None:
@@ -236,7 +249,7 @@ def _begin_line(job: TrainingJob, stage: Stage, comm: Comm, threads: int) -> str
 def _export(job: TrainingJob, stage: Stage, path: Path) -> None:
     sources = {f"{name} of {path.name}": digest for name, path, digest in _sources(job)}
     notes = (f"vsp train {job.stage} ({job.kind}), settings {config_hash(job.config)}",)
-    save_parts(stage.result(), job.config.model, path, sources=sources, notes=notes)
+    save_parts(stage.result(), stage.result_config(), path, sources=sources, notes=notes)
 
 
 def _sources(job: TrainingJob) -> list[tuple[str, Path, str]]:

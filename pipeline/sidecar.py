@@ -50,6 +50,9 @@ SCHEMA = pa.schema(
         pa.field("config_hash", pa.string(), nullable=False),
     ]
 )
+_NEWER = "quality"  # what sidecars of earlier versions do not have
+LAYOUTS = (tuple(SCHEMA.names), tuple(name for name in SCHEMA.names if name != _NEWER))
+"""Columns of the sidecars that can be read; the first is what is written."""
 CONFIG_KEY = b"vsp.config"  # metadata of the Parquet schema: the configuration as canonical JSON
 REPEATING = ["shard", "status", "reason", "model", "model_sha256", "config_hash"]
 
@@ -151,8 +154,9 @@ def write_sidecar(file: BinaryIO, shard: str, rows: Sequence[Row], provenance: P
 
 def read_rows(file: BinaryIO) -> list[Row]:
     """The rows of a sidecar, in order."""
-    names = list(Row.__dataclass_fields__)
-    records = pq.read_table(file, columns=names).to_pylist()
+    parquet = pq.ParquetFile(file)
+    names = [name for name in Row.__dataclass_fields__ if name in parquet.schema_arrow.names]
+    records = parquet.read(columns=names).to_pylist()
     return [Row(**(record | {"faces": _faces(record["faces"])})) for record in records]
 
 

@@ -3,7 +3,8 @@
 A quality S is told to the network as a percentile u of the scores that training saw, because
 scores crowd in a narrow band: one in two hundred faces of FFHQ reaches the released model's top
 bin. What a network makes of it begins as zero, so that a trained model without the condition gives
-the same bits with it (inferred, spec of IQP 1.8; the released code adds a table of ten equal bins).
+the same bits with it, an IQP of two books the same codes: what its HQ+ codes weigh then follows the
+quality (inferred, spec of IQP 1.8; the released code adds a table of ten equal bins).
 
 Shapes: B batch, D width of the embedding.
 """
@@ -138,11 +139,19 @@ class QualityCondition(nn.Module):
         self.knots.copy_(torch.tensor(knots, dtype=torch.float32))
 
     def percentile(self, scores: Tensor) -> Tensor:
-        """Share of the training scores below each score (B,), between knots linear; NaN stays."""
-        knots, scores = self.knots, scores.to(self.knots)
-        above = torch.searchsorted(knots, scores, right=True).clamp(1, NUM_KNOTS - 1)
+        """Share of the training scores that are lower than each score (B,), and half of the equal.
+
+        Between knots linear; NaN stays.
+        """
+        scores = scores.to(self.knots)
+        lower, upto = (self._share(scores, right=right) for right in (False, True))
+        upto = torch.where(scores >= self.knots[-1], 1.0, upto)  # also where many share the best
+        return torch.where(scores.isnan(), torch.nan, (lower + upto) / 2)
+
+    def _share(self, scores: Tensor, *, right: bool) -> Tensor:
+        """Where scores (B,) lie among the knots, 0 to 1: left or right of all that are equal."""
+        knots = self.knots
+        above = torch.searchsorted(knots, scores, right=right).clamp(1, NUM_KNOTS - 1)
         low, high = knots[above - 1], knots[above]
         share = ((scores - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
-        place = (above - 1 + share) / (NUM_KNOTS - 1)
-        place = torch.where(scores >= knots[-1], 1.0, place)  # also where many share the best score
-        return torch.where(scores.isnan(), torch.nan, place)
+        return (above - 1 + share) / (NUM_KNOTS - 1)

@@ -242,7 +242,7 @@ class PhotosStage:
             height_out=None if data is None else height,
             sha256_in=None if record.fault else sha256(record.data),
             sha256_out=None if data is None else sha256(data),
-            quality=None if data is None else self._replica.quality,
+            quality=self._replica.quality if status == "restored" else None,
             faces=None if seen.photo is None else tuple(
                 _face_row(face, decision)
                 for face, decision in zip(seen.faces, seen.decisions, strict=True)

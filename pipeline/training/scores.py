@@ -3,12 +3,17 @@
 A quality S is made once for each clean face, off line (IQPFR, Sec. III). Scorers have scales of
 their own and crowd in narrow bands, so each is turned into the share of the training set that is
 worse; S is the mean of these shares [I], where the released code takes the bare scores.
+
+A shard is the scored one that lies at the same path; else the one of the same name in a folder of
+the same name, so that scores outlive a move of the data. The name alone says nothing: `000000.tar`
+is in every set.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +23,6 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.gather import unspelled
 from pipeline.metrics.table import BY_NAME, Metric
-from pipeline.plan import shard_name
 from pipeline.scoring import aggregate_scores as matrix
 from pipeline.scoring.aggregate_view import View, read_view
 from pipeline.scoring.current import load_current
@@ -38,8 +42,8 @@ Floats = NDArray[np.float32]
 class ScoreTable:
     """The quality of faces, looked up by shard and key.
 
-    A face is 12 bytes: 64 bits of a hash of both names, and S. To read the table takes as much as
-    `vsp score` took to make its own, a few hundred bytes a face for the time being. Usable from
+    A face is 12 bytes: 64 bits of a hash of shard and key, and S. To read the table takes as much
+    as `vsp score` took to make its own, a few hundred bytes a face for the time being. Usable from
     several threads.
 
     Attributes:
@@ -59,6 +63,7 @@ class ScoreTable:
         hashes: Hashes,
         values: Floats,
         is_trained: NDArray[np.bool_],
+        labels: Mapping[str, str],
     ) -> None:
         """Turn scores into S.
 
@@ -68,6 +73,7 @@ class ScoreTable:
             hashes: (N,), ascending, each once.
             values: (K, N) what the scorers said, NaN for nothing.
             is_trained: (N,) whether a face lies in the training shards.
+            labels: What the hashes call each shard of the settings that was scored, by its path.
         """
         self.folder = folder
         self.scorers = tuple(metric.name for metric in scorers)
@@ -75,7 +81,8 @@ class ScoreTable:
             [_share(row, is_trained, metric) for row, metric in zip(values, scorers, strict=True)]
         )
         # A face that one of the scorers refused has none: a mean of fewer spreads more.
-        self._hashes, self._scores = hashes, shares.mean(axis=0).astype(np.float32)
+        self._labels, self._hashes = labels, hashes
+        self._scores = shares.mean(axis=0).astype(np.float32)
         counts = is_trained & np.isfinite(self._scores)
         self.known = int(counts.sum())
         self.knots = _knots(self._scores[counts])
@@ -85,12 +92,13 @@ class ScoreTable:
         """S of the records of a shard, (N,); NaN where it is unknown.
 
         Args:
-            shard: Path or URL of the tar; its name counts.
+            shard: Path or URL of the tar, one of the settings'.
             keys: Of the records.
         """
-        wanted = _hashes(_name(shard), map(unspelled, keys))
-        if not len(self._hashes):
-            return np.full(len(wanted), np.nan, np.float32)
+        label = self._labels.get(_resolved(shard))
+        if label is None or not len(self._hashes):
+            return np.full(len(keys), np.nan, np.float32)
+        wanted = _hashes(label, map(unspelled, keys))
         places = np.searchsorted(self._hashes, wanted).clip(max=len(self._hashes) - 1)
         is_there = self._hashes[places] == wanted
         return np.where(is_there, self._scores[places], np.float32(np.nan))
@@ -106,7 +114,7 @@ def open_scores(config: DataConfig) -> ScoreTable | None:
 
     Raises:
         UserError: If it is no folder of `vsp score`, lacks a scorer, holds two different scores of
-            one face, or none of a face to train on.
+            one face, or none of a face to train on, or if two shards may be the same scored one.
     """
     if not config.scores:
         return None
@@ -116,9 +124,13 @@ def open_scores(config: DataConfig) -> ScoreTable | None:
     scorers = _scorers(config, found.metrics)
     rows = [found.metrics.index(metric) for metric in scorers]
     values = np.where(found.values[rows] < 0, np.nan, found.values[rows]).astype(np.float32)
-    trained = {_name(shard) for shard in list_shards(config.train)}
-    hashes, is_trained = _located(store, view, trained)
-    table = ScoreTable(config.scores, scorers, *_once(config, hashes, values, is_trained))
+    scored = _labels(store)
+    places = _matched(config, list(scored))
+    labels = {shard: scored[place] for shard, place in places.items()}
+    trained = {places.get(_resolved(shard), "") for shard in list_shards(config.train)}
+    hashes, is_trained = _located(store, view, scored, trained)
+    known = _once(config, hashes, values, is_trained)
+    table = ScoreTable(config.scores, scorers, *known, labels)
     if not table.known:
         raise knows_none(config)
     return table
@@ -151,15 +163,62 @@ def _scorers(config: DataConfig, found: Sequence[Metric]) -> list[Metric]:
     return [alone[name] for name in wanted]
 
 
-def _located(store: Store, view: View, trained: set[str]) -> tuple[Hashes, NDArray[np.bool_]]:
+def _labels(store: Store) -> dict[str, str]:
+    """What each scored shard is called in the hashes: as much of its path's end as tells it."""
+    paths: set[str] = set()
+    for name in store.list(PAIRS):
+        table = pq.read_table(pa.BufferReader(store.read(name)), columns=["restored_path"])
+        paths.update(table["restored_path"].unique().to_pylist())
+    parts = {path: PurePosixPath(path.removesuffix(".tar")).parts for path in sorted(paths)}
+    count, longest = 1, max(map(len, parts.values()), default=1)
+    while count < longest and len({names[-count:] for names in parts.values()}) < len(parts):
+        count += 1
+    return {path: "/".join(names[-count:]) for path, names in parts.items()}
+
+
+def _matched(config: DataConfig, scored: Sequence[str]) -> dict[str, str]:
+    """Which scored shard each shard of the settings is, by path; those that are none are left out.
+
+    Raises:
+        UserError: If that can't be told.
+    """
+    ours = dict.fromkeys(map(_resolved, list_shards((*config.train, *config.validation))))
+    places = {shard: shard for shard in scored if shard in ours}
+    named: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for shard in scored:
+        if shard not in places:
+            named[_tail(shard)].append(shard)
+    moved: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for shard in ours:
+        if shard not in places and _tail(shard) in named:
+            moved[_tail(shard)].append(shard)
+    for tail, shards in moved.items():
+        both = shards if len(shards) > 1 else named[tail]
+        if len(both) > 1:
+            raise UserError(
+                f"data.scores {config.scores}: {both[0]} and {both[1]} have the same name and the "
+                "same folder's name, so which faces the scores are of can't be told; score again"
+            )
+        places[shards[0]] = named[tail][0]
+    return places
+
+
+def _tail(shard: str) -> tuple[str, ...]:
+    """The names of its folder and itself."""
+    return PurePosixPath(shard.removesuffix(".tar")).parts[-2:]
+
+
+def _located(
+    store: Store, view: View, labels: Mapping[str, str], trained: set[str]
+) -> tuple[Hashes, NDArray[np.bool_]]:
     """The hash of each of the view's pairs, and whether it lies in a training shard."""
     hashes, is_trained = np.zeros(len(view), np.uint64), np.zeros(len(view), bool)
     for name in store.list(PAIRS):
         table = pq.read_table(pa.BufferReader(store.read(name)), columns=_LOCATED)
         places = view.locate(table)
-        shards = [shard_name(path) for path in table["restored_path"].to_pylist()]
+        shards = table["restored_path"].to_pylist()
         keys = table["image_id"].to_pylist()
-        digests = [_hash(shard, key) for shard, key in zip(shards, keys, strict=True)]
+        digests = [_hash(labels[shard], key) for shard, key in zip(shards, keys, strict=True)]
         hashes[places] = np.array(digests, np.uint64)
         is_trained[places] = [shard in trained for shard in shards]
     return hashes, is_trained
@@ -200,9 +259,9 @@ def _knots(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return knots
 
 
-def _name(shard: str) -> str:
-    """What `vsp score` calls a shard: it follows links."""
-    return shard_name(shard if is_remote(shard) else str(Path(shard).resolve()))
+def _resolved(shard: str) -> str:
+    """As `vsp score` stores it: it follows links."""
+    return shard if is_remote(shard) else str(Path(shard).resolve())
 
 
 def _hashes(shard: str, keys: Iterable[str]) -> Hashes:

@@ -15,7 +15,10 @@ import torch
 import yaml
 
 from tests.vsp_model.tiny import tiny_config
+from tests.vsp_model.tiny_iqp import TINY
+from vsp_model.ask import Ask
 from vsp_model.bundle import open_bundle
+from vsp_model.checkpoints import load
 from vsp_model.files import sha256_of
 
 SIZE, BATCH = 32, 4
@@ -81,7 +84,8 @@ def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("configs")
 
     def write(stage: str, **changes) -> Path:
-        values = {"model": model(), "run": RUN, "data": {"size": SIZE}, **STAGES[stage], **changes}
+        own = STAGES.get(stage, {"kind": stage})
+        values = {"model": model(), "run": RUN, "data": {"size": SIZE}, **own, **changes}
         path = folder / f"{stage}-{len(list(folder.iterdir()))}.yaml"
         path.write_text(yaml.safe_dump(values))
         return path
@@ -284,6 +288,12 @@ MISTAKES = {
         None, ["--from", "{chain}/prior"],
         "prior is another network: model.prior.mapping_layers is 2 there, 3",
     ),
+    "colours": (
+        "iqp-codes",
+        {"model": {"kind": "iqp", "colour_transfer": True},
+         "data": {"size": SIZE, "degradation": {"colour": {"kind": "underwater"}}}},
+        None, [], "model.colour_transfer gives the restored picture the degraded one's colours",
+    ),
 }  # fmt: skip
 
 
@@ -299,6 +309,31 @@ def test_a_mistake_is_one_line(name, train, config, chain, tmp_path, monkeypatch
     assert (code, last[:5]) == (2, "vsp: "), err
     assert words in last
     assert "Traceback" not in err
+
+
+UNSCORED = {
+    "iqp-books": "no data.scores: the HQ+ book learns nothing",
+    "iqp-codes": "no data.scores: every face trains as unknown, so the HQ+ codes stay out",
+    "iqp-fidelity": "no data.scores: every face trains as unknown, so the HQ+ codes stay out",
+}
+
+
+def test_stages_of_iqp_hand_over_what_they_trained(train, config, tmp_path):
+    def run(stage, name, source=None, code=0, **changes):
+        told = {"model": {"kind": "iqp", **TINY, **changes}, "run": RUN | {"num_images": BATCH}}
+        given = ["--from", tmp_path / source] if source else []
+        found = train(stage, config(stage, **told), tmp_path / name, *given)
+        assert found[0] == code, found[2]
+        return found[2]
+
+    assert UNSCORED["iqp-books"] in run("iqp-books", "books")
+    assert UNSCORED["iqp-codes"] in run("iqp-codes", "codes", "books")
+    with pytest.raises(ValueError, match="fidelity: this iqp model was trained without stage III"):
+        load(tmp_path / "codes" / "model.safetensors").settle(Ask(fidelity=1))
+    assert UNSCORED["iqp-fidelity"] in run("iqp-fidelity", "fidelity", "codes")
+    assert load(tmp_path / "fidelity" / "model.safetensors").settle(Ask(fidelity=1)).fidelity == 1
+    assert "data.scores" not in run("iqp-codes", "untold", "books", condition=None)
+    assert "needs a trained embedding" in run("iqp-fidelity", "told", "untold", code=2)
 
 
 def test_a_folder_of_something_else_is_left_alone(train, config, tmp_path):

@@ -1,12 +1,22 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.sample import Member
 from pipeline.shards import ShardOutput, ShardResult, read_shard
-from pipeline.sidecar import CONFIG_KEY, SCHEMA, FaceRow, Provenance, Row, read_rows, write_sidecar
+from pipeline.sidecar import (
+    CONFIG_KEY,
+    LAYOUTS,
+    SCHEMA,
+    FaceRow,
+    Provenance,
+    Row,
+    read_rows,
+    write_sidecar,
+)
 from pipeline.stage import Task
 
 PROVENANCE = Provenance(seed=3, model="m", model_sha256="a" * 64, config='{"seed":3}')
@@ -99,6 +109,17 @@ def test_rows_are_read_back_as_they_were_written(tmp_path):
         write_sidecar(file, "x", rows, PROVENANCE)
     with (tmp_path / "x").open("rb") as file:
         assert read_rows(file) == rows
+
+
+def test_a_sidecar_of_before_the_quality_is_read(tmp_path):
+    rows = [Row(0, "a", "restored", sha256_out="out", quality=0.5), Row(1, "b", "copied")]
+    with (tmp_path / "new").open("wb") as file:
+        write_sidecar(file, "x", rows, PROVENANCE)
+    old = pq.read_table(tmp_path / "new").drop_columns(["quality"])
+    assert tuple(old.column_names) in LAYOUTS
+    pq.write_table(old, tmp_path / "old")
+    with (tmp_path / "old").open("rb") as file:
+        assert read_rows(file) == [replace(row, quality=None) for row in rows]
 
 
 def test_a_cut_shard_yields_what_is_whole_and_then_the_loss(tmp_path, make):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -71,12 +72,17 @@ def qualities(source, num_steps=2):
     return found
 
 
+def of_all(table, shards):
+    parts = (("a.tar", KEYS[:4]), ("b.tar", KEYS[4:]))
+    return np.concatenate([table.of(str(shards / name), keys) for name, keys in parts])
+
+
 def test_s_is_the_mean_of_the_shares_that_are_worse(shards, scored):
     table = open_scores(config(shards, scored({"quality": QUALITY, "niqe": NIQE})))
     assert table.scorers == ("niqe", "quality")  # in the order of the table of metrics
     quality = (np.arange(8) + 0.5) / 8
     niqe = quality[[0, 1, 2, 3, 5, 4, 6, 7]]
-    s = np.concatenate([table.of("a.tar", KEYS[:4]), table.of("b.tar", KEYS[4:])])
+    s = of_all(table, shards)
     assert s == pytest.approx((quality + niqe) / 2)
     assert table.known == 8
     assert table.knots[[0, 50, 100]] == pytest.approx([s.min(), np.median(s), s.max()])
@@ -87,10 +93,16 @@ def test_s_is_the_mean_of_the_shares_that_are_worse(shards, scored):
 
 def test_the_distribution_is_that_of_the_training_shards(shards, scored):
     folder = scored({"quality": QUALITY})
-    table = open_scores(config(shards, folder, train=(str(shards / "b.tar"),)))
+    apart = {"train": (str(shards / "b.tar"),), "validation": (str(shards / "a.tar"),)}
+    table = open_scores(config(shards, folder, **apart))
     assert table.known == 4
-    assert table.of("b.tar", KEYS[4:]) == pytest.approx([0.125, 0.375, 0.625, 0.875])
-    assert table.of("a.tar", KEYS[:4]).tolist() == [0, 0, 0, 0]  # worse than all of them
+    assert table.of(str(shards / "b.tar"), KEYS[4:]) == pytest.approx([0.125, 0.375, 0.625, 0.875])
+    assert table.of(str(shards / "a.tar"), KEYS[:4]).tolist() == [
+        0,
+        0,
+        0,
+        0,
+    ]  # worse than all of them
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -119,6 +131,64 @@ def test_validation_faces_are_shares_of_the_training_faces(shards, scored):
         assert batch.quality.tolist() == [0, 0, 0, 0]
 
 
+def copied(shards, folder):
+    """The same faces' shards in another folder."""
+    return shutil.copytree(shards, folder)
+
+
+def test_a_shard_that_was_not_scored_is_unknown_whatever_its_name(shards, scored, tmp_path):
+    other = copied(shards, tmp_path / "held-out")
+    settings = config(shards, scored({"quality": QUALITY}), validation=(str(other),))
+    table = open_scores(settings)
+    assert np.isnan(of_all(table, other)).all()
+    assert np.isfinite(of_all(table, shards)).all()
+    (batch,) = validation_batches(settings, 8, scores=table)
+    assert batch.quality.isnan().all()
+    same_name = copied(shards, tmp_path / "elsewhere" / shards.name)  # the scored ones are there
+    assert np.isnan(
+        of_all(
+            open_scores(config(shards, settings.scores, validation=(str(same_name),))), same_name
+        )
+    ).all()
+
+
+def test_scores_outlive_a_move_of_the_data(shards, scored, tmp_path):
+    folder = scored({"quality": QUALITY})
+    before = open_scores(config(shards, folder))
+    moved = tmp_path / "disk" / shards.name
+    moved.parent.mkdir()
+    shards.rename(moved)
+    after = open_scores(config(moved, folder))
+    assert (of_all(after, moved) == of_all(before, shards)).all()
+    assert after.digest == before.digest
+    link = tmp_path / "link"
+    link.symlink_to(moved)
+    both = open_scores(config(moved, folder, validation=(str(link),)))  # the same files
+    assert (of_all(both, link) == of_all(before, shards)).all()
+    twin = copied(moved, tmp_path / "twin" / shards.name)
+    with pytest.raises(UserError, match=r"faces/a\.tar and .*faces/a\.tar have the same name"):
+        open_scores(config(moved, folder, validation=(str(twin),)))
+
+
+def test_two_scored_folders_may_hold_shards_of_one_name(shards, tmp_path):
+    other = copied(shards, tmp_path / "part" / shards.name)
+    folder = EvaluationFolder(tmp_path / "parts")
+    for number, where in enumerate((shards, other)):
+        for key in KEYS:
+            path = str(where / f"{'ab'[key in KEYS[4:]]}.tar")
+            folder.add_pairs(f"d{number}", "m", [key], has_truth=False, restored_path=path)
+        values = {key: value + 0.01 * number for key, value in QUALITY.items()}
+        folder.add_scores(f"d{number}", "m", "quality", values)
+    folder.write()
+    settings = config(shards, str(tmp_path / "parts"), train=(str(shards), str(other)))
+    table = open_scores(settings)
+    assert table.known == 16
+    assert (of_all(table, shards) < of_all(table, other)).all()
+    last = copied(shards, tmp_path / "third" / shards.name)
+    with pytest.raises(UserError, match="have the same name"):
+        open_scores(settings.model_copy(update={"train": (str(last),)}))
+
+
 def test_a_flipped_face_keeps_its_score(shards, scored):
     from pipeline.degradation import FREE_FORM
 
@@ -142,7 +212,7 @@ def test_one_scorer_is_asked_for_by_name(shards, scored):
 def test_a_face_that_one_scorer_refused_has_none(shards, scored):
     folder = scored({"quality": QUALITY, "niqe": NIQE | {"f0": "too_small"}})
     table = open_scores(config(shards, folder))
-    assert np.isnan(table.of("a.tar", ["f0"])).all()
+    assert np.isnan(table.of(str(shards / "a.tar"), ["f0"])).all()
     assert table.known == 7
 
 
@@ -206,7 +276,7 @@ def test_vsp_score_makes_the_table(shards, tmp_path, capsys):
             values[sample.key] = [*(v for j in judges for v in j.score(face).values())]
     ranks = np.array([[score.value for score in row] for row in values.values()]).argsort(0)
     shares = (ranks.argsort(0) + 0.5) / len(KEYS)
-    found = np.concatenate([table.of("a", KEYS[:4]), table.of("b", KEYS[4:])])
+    found = of_all(table, shards)
     assert found == pytest.approx(shares.mean(axis=1))
     digest = open_scores(config(shards, str(out))).digest
     assert digest == table.digest

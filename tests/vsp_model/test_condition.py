@@ -113,13 +113,15 @@ def calibrated(scores):
 
 
 @pytest.mark.parametrize("decimals", [7, 1])  # few decimals: whole knots share a score
-def test_percentiles_are_numpys(decimals):
+def test_percentiles_are_numpys_and_ties_lie_in_their_middle(decimals):
     scores = np.round(np.random.default_rng(5).beta(8, 3, 3000), decimals).astype(np.float32)
     condition, knots = calibrated(scores)
     asked = np.concatenate([scores[:500], [-1, 0, 2, scores.min(), scores.max()]])
     found = condition.percentile(torch.tensor(asked, dtype=torch.float32)).numpy()
-    expected = np.interp(asked, knots.astype(np.float32), np.linspace(0, 1, NUM_KNOTS))
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    knots, even = knots.astype(np.float32), np.linspace(0, 1, NUM_KNOTS)
+    upper, lower = np.interp(asked, knots, even), 1 - np.interp(-asked, -knots[::-1], even)
+    assert (decimals > 1) == np.allclose(upper, lower, atol=1e-3)
+    np.testing.assert_allclose(found, (lower + upper) / 2, atol=2e-5)
     rising = found[np.argsort(asked, kind="stable")]
     assert (np.diff(rising) >= 0).all()
 
@@ -142,7 +144,16 @@ def test_no_score_has_no_percentile():
 def test_one_score_for_all_is_no_error():
     condition, _ = calibrated(np.full(20, 0.5))
     found = condition.percentile(torch.tensor([0.4, 0.5, 0.6]))
-    assert found.tolist() == [0, 1, 1]
+    assert found.tolist() == [0, 0.5, 1]
+
+
+def test_the_best_score_is_the_top_where_it_is_the_only_one():
+    alone, shared = np.linspace(0.2, 0.8, 50), np.r_[np.linspace(0.2, 0.7, 30), [0.8] * 20]
+    for scores, low, high in ((alone, 1, 1), (shared, 0.75, 0.85)):
+        condition, knots = calibrated(scores)
+        best, beyond = condition.percentile(torch.tensor([knots[-1], 0.9])).tolist()
+        assert low <= best <= high
+        assert beyond == 1
 
 
 # The dial.

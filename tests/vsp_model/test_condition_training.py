@@ -25,6 +25,7 @@ def stage(alone=0.5, drop=0.15, judges=None, **settings):
         "drop": drop,
     }
     values["condition"] = {"alone": alone, "adam": {"lr": 1e-2}}
+    values["judges"] = {"quality": {"path": "built-in"}}
     config = RestorerConfig.model_validate(values | settings)
     torch.manual_seed(0)
     names = ("encoder", "prior", "diffuser", "condition", "restoration")
@@ -174,7 +175,7 @@ def scoring_stage(patience=2, judges=None):
 
 def test_the_loss_for_a_score_warms_up_once_the_restorer_moves():
     made = scoring_stage()
-    weights = [made.quality.weight(moment(step)) for step in range(4)]
+    weights = [made.config.condition.quality_weight(moment(step)) for step in range(4)]
     assert weights == pytest.approx([0.0, 0.0, 0.01, 0.02])
     terms = made.accumulate(one_batch(), moment(3))
     assert terms["quality"].item() == pytest.approx(1 - terms["score"].item())
@@ -187,12 +188,21 @@ def test_the_loss_for_a_score_warms_up_once_the_restorer_moves():
 
 def test_a_score_that_others_do_not_share_ends_its_loss():
     made = scoring_stage()
-    for score, monitor in ((0.5, 0.5), (0.6, 0.49), (0.7, 0.48)):
-        figures = {"score": score, "monitor": monitor, "detail": 1.0}
+    assert "score" in made.accumulate(one_batch(), moment(3))
+    for n in range(8):
+        figures = {"score": 0.5 + 0.1 * n, "monitor": 0.5 - 0.01 * n, "detail": 1.0}
         told = made.quality.observe({n: torch.tensor(v) for n, v in figures.items()})
     assert told == {"quality_allowed": 0.0}
-    assert made.quality.weight(moment(3)) == 0
-    assert "quality" not in made.accumulate(one_batch(), moment(3))
+    terms = made.accumulate(one_batch(), moment(3))
+    assert not {"quality", "score", "detail"} & set(terms)  # nothing is judged any more
+    assert made.quality.observe(terms) == {"quality_allowed": 0.0}
     again = scoring_stage()
     again.load_extra_state(made.extra_state())
-    assert again.quality.weight(moment(3)) == 0
+    assert not again.quality.active
+
+
+def test_a_score_without_a_judge_is_refused():
+    values = scoring_stage().config.model_dump()
+    values["judges"]["quality"]["path"] = ""
+    with pytest.raises(ValueError, match=r"judges: \{quality: \{path: built-in\}\}"):
+        RestorerConfig.model_validate(values)

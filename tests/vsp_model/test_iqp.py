@@ -197,14 +197,25 @@ def test_index_0_of_the_last_axis_is_hq():
 # ------------------------------------------------------------------- what is asked for
 
 
-def test_a_condition_that_was_never_trained_changes_no_bit():
-    plain = made(condition=None)
-    conditioned = IQP(config())
+@pytest.mark.parametrize("num_codes_hq", [0, 16])
+def test_a_condition_that_was_never_trained_changes_no_code(num_codes_hq):
+    """And with a single book no bit; the weight of HQ+ codes begins to follow the quality."""
+    books = {"num_codes": 24, "num_codes_hq": num_codes_hq}
+    plain, conditioned = made(condition=None, books=books), IQP(config(books=books))
     conditioned.load_state_dict(plain.state_dict(), strict=False)
-    lq = some_faces(3, SIZE)
-    expected = restored(plain, lq)
     conditioned = conditioned.eval().to(memory_format=torch.channels_last)
-    assert torch.equal(restored(conditioned, lq, quality="unknown"), expected)
+    lq = some_faces(3, SIZE)
+    for quality in (math.nan, 0.3):
+        asked, scores = torch.full((3,), quality), []
+        for model in (plain, conditioned):
+            places = model.encode(lq, fused=False).places
+            scores.append(model.scores(places, asked))
+        assert torch.equal(*scores)
+        same = torch.equal(
+            restored(conditioned, lq, quality="unknown" if math.isnan(quality) else quality),
+            restored(plain, lq),
+        )
+        assert same == (num_codes_hq == 0)
 
 
 def test_a_quality_is_embedded_without_touching_the_latent():
@@ -246,6 +257,19 @@ def test_a_low_quality_leaves_the_hq_codes_out():
         other.dictionary.hq.codes.mul_(-1)
     moved = (restored(other, lq, quality=0.0) - low).abs().max()
     assert moved < 1e-2 < (restored(other, lq, quality=1.0) - high).abs().max()
+
+
+def test_without_a_condition_the_hq_codes_are_always_added():
+    asked = torch.tensor([0.0, 1.0, math.nan])
+    told, untold = made(), made(condition=None, colour_transfer=False)
+    assert torch.equal(told.gate(asked), gate(asked, told.config.books))
+    assert told.gate(asked)[2] == 0
+    assert untold.gate(asked).tolist() == pytest.approx([0.8] * 3)
+    lq = some_faces(2, SIZE)
+    before = restored(untold, lq)
+    with torch.no_grad():
+        untold.dictionary.hq.codes.mul_(-1)
+    assert (restored(untold, lq) - before).abs().max() > 1e-2
 
 
 def test_alpha_belongs_to_the_weights():

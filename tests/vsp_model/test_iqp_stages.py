@@ -16,8 +16,11 @@ from tests.vsp_model.tiny_iqp import (
     moment,
     stage_of,
 )
+from vsp_model.ask import Ask
+from vsp_model.checkpoints import load, save_parts
 from vsp_model.iqp.codebook import BookKeeper, Codebook
 from vsp_model.iqp.config import BooksConfig
+from vsp_model.train.iqp_codes import IQPCodesConfig
 from vsp_model.train.iqp_losses import structure_loss
 from vsp_model.train.judges import Judges
 
@@ -112,6 +115,24 @@ def test_unused_codes_begin_anew_at_latents_of_the_batch():
     assert keeper.used() == pytest.approx(2 / 6)
 
 
+def test_a_trained_book_keeps_the_codes_that_its_first_batches_do_not_use():
+    torch.manual_seed(0)
+    book = Codebook(6, 4, learnt=False)
+    with torch.no_grad():
+        book.codes.normal_()
+    before, places = book.codes.clone(), torch.randn(50, 4)
+    keeper = BookKeeper(book, BooksConfig(update="average", restart_steps=3))
+
+    def step():
+        indices = torch.zeros(50, dtype=torch.int64)
+        keeper.observe(places, indices, torch.Generator().manual_seed(1))
+        return keeper.follow(book, 1)
+
+    assert [step() for _ in range(2)] == [0, 0]
+    assert torch.equal(book.codes[1:], before[1:])
+    assert step() == 5  # they have waited as long as any
+
+
 def test_the_adversary_is_balanced_by_gradients():
     patches = {"network": {"channels": 16, "num_layers": 1}, "starts_at": 0.5}
     stage = stage_of("books", patches=patches)
@@ -154,7 +175,7 @@ def test_only_the_predicting_side_learns():
     stage = stage_of("codes")
     terms = stage.accumulate(batch_of(), moment())
     assert all(torch.isfinite(value) for value in terms.values())
-    frozen = (stage.hq_encoder, stage.dictionary, stage.model.fusion)
+    frozen = (stage.hq_encoder, stage.dictionary)
     assert all(p.grad is None for net in frozen for p in net.parameters())
     trained = [p for net in stage.players["codes"].nets.values() for p in net.parameters()]
     assert all(p.grad is not None for p in trained)
@@ -163,6 +184,20 @@ def test_only_the_predicting_side_learns():
 
 def test_the_encoder_of_clean_faces_is_not_kept():
     assert set(stage_of("codes").result()) == set(USED["codes"]) - {"hq_encoder"}
+
+
+def test_fidelity_is_not_promised_before_stage_3(tmp_path):
+    stage = stage_of("codes")
+    path = tmp_path / "codes.safetensors"
+    save_parts(stage.result(), stage.result_config(), path)
+    model = load(path)
+    assert model.fusion is None
+    assert model.settle(Ask()).fidelity == 0
+    with pytest.raises(ValueError, match="fidelity: this iqp model was trained without stage III"):
+        model.settle(Ask(fidelity=0.5))
+    last = stage_of("fidelity")
+    save_parts(last.result(), last.result_config(), path)
+    assert load(path).settle(Ask(fidelity=0.5)).fidelity == 0.5
 
 
 def test_the_loss_is_the_cross_entropy_of_both_books_and_the_features_distance():
@@ -223,12 +258,24 @@ def test_the_guard_takes_the_weight_away():
         quality_mode="st_encoder",
         guard={"every_steps": 1},
     )
-    weights = [step_on(stage, batch_of(n), n)[1]["quality_weight"] for n in range(4)]
-    assert weights == [1.0, 0.0, 0.0, 0.0]
-    assert "monitor is" in stage.watch.guard.stopped
+    steps = [step_on(stage, batch_of(n), n) for n in range(8)]
+    allowed = [figures["quality_allowed"] for _, figures in steps]
+    stop = allowed.index(0.0)
+    assert 0 < stop < 7
+    assert [("score" in terms) for terms, _ in steps] == [n <= stop for n in range(8)]
+    assert next(told) == pytest.approx(0.9 - 0.1 * (stop + 1))  # nothing is judged any more
+    assert "monitor is" in stage.quality.watch.guard.stopped
     again = stage_of("codes", Judges(quality=brightness), quality_mode="st_encoder")
     again.load_extra_state(stage.extra_state())
-    assert again.watch.guard.weight == 0
+    assert not again.quality.active
+
+
+def test_a_score_without_a_judge_is_refused():
+    values = stage_of("codes", quality_mode="st_logits").config.model_dump()
+    values["judges"]["quality"]["path"] = ""
+    with pytest.raises(ValueError, match=r"judges: \{quality: \{path: built-in\}\}"):
+        IQPCodesConfig.model_validate(values)
+    assert not IQPCodesConfig.model_validate(values | {"quality_mode": "off"}).asks_quality
 
 
 def test_validation_needs_no_score():
@@ -259,6 +306,55 @@ def test_w_is_1_or_drawn():
     drawn = stage_of("fidelity", random_share=1.0)._fidelity(batch_of()).flatten()
     assert len(set(drawn.tolist())) == 4
     assert (drawn < 1).all()
+
+
+def loud(stage):
+    with torch.no_grad():  # codes of the size of latents, so that a gate shows
+        for book in (stage.model.dictionary.common, stage.model.dictionary.hq):
+            book.codes.normal_()
+    return stage
+
+
+def test_training_and_restoring_without_a_condition_add_the_same():
+    stage = loud(stage_of("fidelity", model={"condition": None}))
+    settings = stage.model.settle(Ask())._replace(fidelity=1.0)
+    for quality in ((0.9,) * 4, (0.1, NAN, 0.2, 0.9)):
+        batch = batch_of(quality=quality)
+        terms = stage.accumulate(batch, moment())
+        with torch.no_grad():
+            image = stage.model(batch.lq, settings=settings)
+        torch.testing.assert_close(terms["l1"], (image - batch.hq).abs().mean())
+    untold = stage_of("codes", model={"condition": None})
+    assert (
+        untold._predict(batch_of(), torch.full((4,), NAN)).gate.tolist() == [pytest.approx(0.8)] * 4
+    )
+
+
+def test_qualities_are_withheld_where_the_condition_learns():
+    model = {"condition": {"drop": 1.0}}
+    assert stage_of("books", model=model).accumulate(batch_of(), moment())["above"] == 0.5
+    losses = {
+        kind: [
+            loud(stage_of(kind, model=model))
+            .accumulate(batch_of(quality=(quality,) * 4), moment())["loss"]
+            .item()
+            for quality in (0.1, 0.9)
+        ]
+        for kind in ("codes", "fidelity")
+    }
+    assert losses["codes"][0] == losses["codes"][1]
+    assert losses["fidelity"][0] != losses["fidelity"][1]
+
+
+def test_only_the_stage_that_trains_a_condition_gives_it_the_scores():
+    knots = [0.2 + n / 1000 for n in range(101)]
+    taken = {}
+    for kind in ("codes", "fidelity"):
+        stage = stage_of(kind)
+        stage.observe_scores(knots)
+        taken[kind] = stage.result()["embedding"].condition.knots
+    assert taken["codes"].tolist() == pytest.approx(knots)
+    assert taken["fidelity"].tolist() == pytest.approx([n / 100 for n in range(101)])
 
 
 def test_there_is_no_stage_3_without_sides():

@@ -37,7 +37,7 @@ NAN = math.nan
 BOOKS = TINY["books"] | {"update": "average", "restart_steps": 2}
 USED = {
     "books": ("hq_encoder", "dictionary"),
-    "codes": ("hq_encoder", "dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
+    "codes": ("hq_encoder", "dictionary", "lq_encoder", "embedding", "predictor"),
     "fidelity": ("dictionary", "lq_encoder", "embedding", "predictor", "fusion"),
 }
 KINDS = {
@@ -52,6 +52,7 @@ def stage_of(kind, judges=None, model=None, run=None, **settings):
     values = {
         "model": TINY | {"condition": {"drop": 0.0}} | (model or {}),
         "run": RUN | (run or {}),
+        "judges": {"quality": {"path": "built-in"}},
     }
     config = config_class.model_validate(values | settings)
     torch.manual_seed(0)

@@ -76,6 +76,10 @@ class IDM(nn.Module):
     ) -> Tensor:
         """Check the batch, draw its random quantities from (seed, key) and restore it.
 
+        A face has the same bits at every place of a batch of one shape, whoever stands beside it. A
+        batch of another size may round the last bits otherwise (most of all a batch of one), so the
+        pipeline pads all batches to one shape.
+
         Args:
             lq: (B, 3, S, S) float32 in [-1, 1], RGB.
             keys: one a face.

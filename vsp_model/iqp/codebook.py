@@ -45,8 +45,9 @@ class Codebook(nn.Module):
 def gate(quality: Tensor, config: BooksConfig) -> Tensor:
     """How much of the HQ+ codes is added where a quality is asked for: alpha sigmoid(...) [I].
 
-    The released code adds alpha whatever is asked for. An unknown quality gives 0: in stage I a
-    picture without a score is decoded from the common codes alone.
+    The released code adds alpha whatever is asked for, as ours does for a model without a condition
+    (``IQP.gate``). An unknown quality gives 0: in stage I a picture without a score is decoded from
+    the common codes alone.
 
     Args:
         quality: (B,), percentiles; NaN: unknown. Beyond [0, 1] they count as 0 and 1.
@@ -111,9 +112,11 @@ class BookKeeper(nn.Module):
         self.register_buffer("candidates", codes.new_zeros(k, width))
         self.register_buffer("counts", codes.new_ones(k))
         self.register_buffer("sums", codes.clone())
-        # Every code that the first step does not use begins at one of its latents: codes around
-        # zero would leave all but a few of them without any.
-        self.register_buffer("idle", torch.full((k,), float(config.restart_steps)))  # or restarted
+        # Every code of a new book that the first step does not use begins at one of its latents:
+        # codes around zero would leave all but a few of them without any. A trained one keeps its
+        # codes: a batch uses few of them. It is told by codes beyond where a new one's are drawn.
+        idle = 0.0 if (codes.abs() > 1 / k).any() else float(config.restart_steps)
+        self.register_buffer("idle", torch.full((k,), idle))  # steps since the use or the restart
         self.register_buffer("unused", torch.full((k,), float(RECENT_STEPS)))  # steps since the use
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:

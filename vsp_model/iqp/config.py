@@ -73,7 +73,8 @@ class BooksConfig(Config):
         threshold: Percentile of the training scores above which a picture feeds the HQ+ book [I];
             the released 0.70 lets nine of ten faces of FFHQ pass.
         softness: tau of the gate alpha sigmoid((S* - S_thr) / tau) in stages II and later [I]; the
-            released code adds the HQ+ codes whatever quality is asked for.
+            released code adds the HQ+ codes whatever quality is asked for, and so does a model
+            without a condition.
         beta: Weight of the codebook's ("legacy") or the commitment's ("paper") half of the loss.
         beta_side: Which; the released code has it on the codebook's.
         update: Codes learn by gradient [C], or as averages of what is assigned to them [I].

@@ -138,10 +138,15 @@ class IQP(nn.Module):
         """Scores of the codes for a latent and qualities (B,); see ``Predictor``."""
         return self.predictor(self.conditioned(places, quality))
 
+    def gate(self, quality: Tensor) -> Tensor:
+        """Weight of the HQ+ codes for qualities (B,) that are asked for, (B,)."""
+        if self.embedding is None:  # nobody can ask: they are always added, as released [C]
+            return torch.full_like(quality, self.config.books.alpha)
+        return gate(quality, self.config.books)
+
     def feature(self, scores: Tensor, places: Tensor, quality: Tensor) -> Tensor:
         """What the best codes say, (B, T, D), HQ+ gated by the quality (B,) that is asked for."""
-        codes = self.predictor.best(scores)
-        feature = self.dictionary.look_up(codes, gate(quality, self.config.books))
+        feature = self.dictionary.look_up(self.predictor.best(scores), self.gate(quality))
         if self.config.colour_transfer:
             feature = adain(feature, self.conditioned(places, quality))
         return feature
@@ -163,6 +168,10 @@ class IQP(nn.Module):
         ask: Ask = _NOTHING,
     ) -> Tensor:
         """Check the batch and restore it.
+
+        A face has the same bits at every place of a batch of one shape, whoever stands beside it. A
+        batch of another size may round the last bits otherwise (most of all a batch of one), so the
+        pipeline pads all batches to one shape.
 
         Args:
             lq: (B, 3, S, S) float32 in [-1, 1], RGB.

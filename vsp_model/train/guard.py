@@ -3,19 +3,34 @@
 Watched are the trained judge A, a monitor B that is never trained for, the identity and the energy
 of the highest frequencies. When A rises while another falls, time and again, or when B stays ever
 further behind A, the loss's weight becomes zero for good (inferred; spec of IQP 1.9).
+
+A look is a mean over some hundred faces, so each differs from the last: what rises or falls is told
+by a trend over many looks, never by two of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from vsp_model.config import Config
 
+Values = NDArray[np.float64]
+
+WINDOW = 40
+"""Looks that a trend is sought in: the last ones."""
+FEW = 8
+"""Looks that are averaged where the first are compared with the last."""
+CERTAINTY = 3.5
+"""Standard errors that a change must have to be one; so large as every look tests anew."""
+_LATER, _EARLIER = np.tril_indices(WINDOW, -1)  # pairs of looks; those of the first n come first
 _FIGURES = ("score", "monitor", "cosine", "detail", "natural")
 
 
@@ -38,12 +53,12 @@ class GuardConfig(Config):
     """When it is enough.
 
     Attributes:
-        patience: Looks in a row at which A rose while B or the identity fell, or the detail grew
-            out of proportion.
-        gap: By how much B's distance to A may grow beyond that of the first look.
-        detail: More than so many times the detail of the first look, or of the true faces if they
+        patience: Looks in a row that find A rising while B or the identity falls, or the detail
+            grown out of proportion.
+        gap: By how much B's distance to A may grow beyond that of the first looks.
+        detail: More than so many times the detail of the first looks, or of the true faces if they
             have more, is out of proportion.
-        slack: Changes up to this count as none.
+        slack: Changes up to this within ``WINDOW`` looks count as none.
         every_steps: Training steps whose mean is one look.
     """
 
@@ -64,8 +79,8 @@ class QualityGuard:
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
         self.stopped = ""
-        self._first: Evaluation | None = None
-        self._last: Evaluation | None = None
+        self._first: list[Evaluation] = []
+        self._last: list[Evaluation] = []
         self._bad_looks = 0
 
     @property
@@ -75,50 +90,84 @@ class QualityGuard:
 
     def observe(self, now: Evaluation) -> float:
         """Take a look; returns the weight from now on."""
-        first, last = self._first or now, self._last or now
-        self._first, self._last = first, now
         if self.stopped:
             return self.weight
-        self._bad_looks = self._bad_looks + 1 if self._is_bad(first, last, now) else 0
+        self._first = [*self._first, now][:FEW]
+        self._last = [*self._last, now][-WINDOW:]
+        self._bad_looks = self._bad_looks + 1 if self._is_bad() else 0
+        before, behind, error = _compared(_gaps(self._first), _gaps(self._last))
         if self._bad_looks >= self.config.patience:
             self.stopped = f"the score rose for {self._bad_looks} looks at the cost of the rest"
-        elif self._gap(now) - self._gap(first) > self.config.gap:
-            behind, before = self._gap(now), self._gap(first)
+        elif behind - before > max(self.config.gap, CERTAINTY * error):
             self.stopped = f"the monitor is {behind:.3f} behind, {before:.3f} before"
         return self.weight
 
-    def _is_bad(self, first: Evaluation, last: Evaluation, now: Evaluation) -> bool:
-        slack = self.config.slack
-        if now.trained <= last.trained + slack:
+    def _is_bad(self) -> bool:
+        last, slack = self._last, self.config.slack
+        if not _rises(_known(look.trained for look in last), slack):
             return False
-        pairs = ((last.monitor, now.monitor), (last.identity, now.identity))
-        if any(a is not None and b is not None and b < a - slack for a, b in pairs):
-            return True
-        return (
-            first.detail is not None
-            and now.detail is not None
-            and now.detail > max(first.detail, now.natural or 0.0) * self.config.detail
-        )
+        costs = ([look.monitor for look in last], [look.identity for look in last])
+        return self._is_harsh() or any(_rises(-_known(cost), slack) for cost in costs)
 
-    @staticmethod
-    def _gap(look: Evaluation) -> float:
-        return 0.0 if look.monitor is None else look.trained - look.monitor
+    def _is_harsh(self) -> bool:
+        """Whether the detail is out of proportion, by means of a few looks."""
+        first, now = (_known(x.detail for x in some[-FEW:]) for some in (self._first, self._last))
+        natural = _known(look.natural for look in self._last[-FEW:])
+        if not len(first) or not len(now):
+            return False
+        usual = max(first.mean(), natural.mean() if len(natural) else 0.0)
+        return bool(now.mean() > usual * self.config.detail)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be resumed, as plain values."""
         return {
             "stopped": self.stopped,
-            "first": None if self._first is None else list(self._first),
-            "last": None if self._last is None else list(self._last),
+            "begin": [list(look) for look in self._first],
+            "recent": [list(look) for look in self._last],
             "bad_looks": self._bad_looks,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict``."""
         self.stopped = state["stopped"]
-        self._first = None if state["first"] is None else Evaluation(*state["first"])
-        self._last = None if state["last"] is None else Evaluation(*state["last"])
+        # A checkpoint of before there were trends has neither: its looks begin anew.
+        self._first = [Evaluation(*look) for look in state.get("begin", ())]
+        self._last = [Evaluation(*look) for look in state.get("recent", ())]
         self._bad_looks = state["bad_looks"]
+
+
+def _known(values: Iterable[float | None]) -> Values:
+    return np.array([value for value in values if value is not None], np.float64)
+
+
+def _gaps(looks: Sequence[Evaluation]) -> Values:
+    """How far B is behind A."""
+    return _known(None if x.monitor is None else x.trained - x.monitor for x in looks)
+
+
+def _rises(values: Values, slack: float) -> bool:
+    """Whether the later values are the higher ones (Mann and Kendall), by more than the slack.
+
+    The test counts pairs, so that it supposes nothing of how the noise is distributed.
+    """
+    count = len(values)
+    half, pairs = count // 2, count * (count - 1) // 2
+    if not half or values[-half:].mean() - values[:half].mean() <= slack:
+        return False
+    found = np.sign(values[_LATER[:pairs]] - values[_EARLIER[:pairs]]).sum()
+    return bool(found - 1 > CERTAINTY * math.sqrt(pairs * (2 * count + 5) / 9))
+
+
+def _compared(first: Values, last: Values) -> tuple[float, float, float]:
+    """Means of the first and the last values, and the standard error of their difference.
+
+    The noise is told by steps from one to the next, which a drift hardly changes (von Neumann).
+    """
+    count = min(FEW, len(first), len(last) // 2)
+    if not count:
+        return 0.0, 0.0, 0.0
+    error = math.sqrt(np.square(np.diff(last)).mean() / count)
+    return float(first[:count].mean()), float(last[-count:].mean()), error
 
 
 class Watch:
@@ -135,11 +184,16 @@ class Watch:
         """Follow a step, by its means over all workers; returns the weight from now on."""
         self._steps.append({name: terms[name].item() for name in _FIGURES if name in terms})
         if len(self._steps) >= self.guard.config.every_steps:
-            sums = {n: sum(step[n] for step in self._steps) for n in self._steps[0]}
-            means = {n: total / len(self._steps) for n, total in sums.items()}
+            score, *others = map(self._mean, _FIGURES)
             self._steps = []
-            self.guard.observe(Evaluation(means["score"], *map(means.get, _FIGURES[1:])))
+            if score is not None:
+                self.guard.observe(Evaluation(score, *others))
         return self.guard.weight
+
+    def _mean(self, name: str) -> float | None:
+        """Over the steps that told it: a judge may have had nothing to look at."""
+        told = _known(step.get(name) for step in self._steps)
+        return float(told.mean()) if len(told) else None
 
     def state_dict(self) -> dict[str, Any]:
         """What must be resumed, as plain values."""

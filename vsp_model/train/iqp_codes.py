@@ -16,18 +16,17 @@ from torch import Tensor
 
 from vsp_model.config import Config
 from vsp_model.iqp.backbone import Encoder
-from vsp_model.iqp.codebook import gate
 from vsp_model.iqp.config import IQPConfig
 from vsp_model.iqp.dictionary import Codes, Dictionary, as_places, straight_through
 from vsp_model.iqp.model import IQP
 from vsp_model.train import inversion
 from vsp_model.train.batch import Batch
-from vsp_model.train.condition import told_qualities
 from vsp_model.train.config import AdamConfig, EMAConfig
-from vsp_model.train.guard import GuardConfig, Watch, detail_energy
-from vsp_model.train.iqp_losses import previews_of, ruler
+from vsp_model.train.guard import GuardConfig
+from vsp_model.train.iqp_losses import previews_of, qualities
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
+from vsp_model.train.quality_loss import QualityLoss
 from vsp_model.train.stage import (
     Moment,
     Parts,
@@ -66,6 +65,11 @@ class IQPCodesConfig(StageConfig):
     codes; or to the Transformer, by way of the code that is expected of its scores [I]."""
     guard: GuardConfig = GuardConfig()
 
+    @property
+    def asks_quality(self) -> bool:
+        """See ``StageConfig``."""
+        return self.quality_mode != "off" and self.weights.quality > 0
+
 
 class Prediction(NamedTuple):
     """What a batch's degraded faces give."""
@@ -90,41 +94,37 @@ class IQPCodesStage(Stage):
         super().__init__(config, parts, judges, device)
         self.hq_encoder = cast(Encoder, self.frozen("hq_encoder"))
         self.dictionary = cast(Dictionary, self.frozen("dictionary"))
-        self.model = IQP(config.model, self.parts)
-        if self.model.fusion is not None:  # of stage III
-            self.model.fusion.requires_grad_(False)
+        self.model = IQP(self.result_config(), self.parts)
         trained = {name: self.parts[name].train() for name in TRAINED if name in self.parts}
         for net in trained.values():
             net.requires_grad_(True)
         self.players["codes"] = Player(trained, config.adam)
         self.keep_averages(config.ema, *trained)
-        own = self.model.embedding
-        self.ruler = ruler(None).to(device) if own is None else own.condition
-        self.watch = Watch(config.guard)
+        self.quality: QualityLoss | None = None
+        if config.asks_quality and judges.quality:
+            self.quality = QualityLoss(config.guard, judges)
 
     def result(self) -> Parts:
         """See ``Stage``; restoring needs no encoder of clean faces."""
         return {name: net for name, net in super().result().items() if name != "hq_encoder"}
 
-    def _scores_quality(self) -> bool:
-        mode, judge = self.config.quality_mode, self.judges.quality
-        return mode != "off" and judge is not None and self.config.weights.quality > 0
+    def result_config(self) -> IQPConfig:
+        """See ``Stage``; without stage III, so that no untrained fusion is asked for fidelity."""
+        return self.config.model.model_copy(update={"fidelity_sides": ()})
 
     def accumulate(self, batch: Batch, moment: Moment) -> Terms:
         """See ``Stage``."""
-        quality = told_qualities(self.ruler, batch, self.config.run.seed)
-        if self.model.embedding is None:  # nobody is told
-            quality = torch.full_like(quality, torch.nan)
+        quality = qualities(self.model, batch, withheld_by=self.config.run.seed)
         wanted = self._wanted(batch)
         with self.autocast():
             predicted = self._predict(batch, quality)
         terms = self._compared(predicted, wanted)
-        weights = dict(self.config.weights)
         figures: Terms = {}
-        if self._scores_quality():
-            terms["quality"], figures = self._judged(predicted, batch)
-            weights["quality"] *= self.watch.guard.weight
-        loss, kept = weighted(terms, weights)
+        if self.quality and self.quality.active:
+            with self.autocast():
+                image = self.dictionary.decode(self._decodable(predicted)).float()
+            terms["quality"], figures = self.quality.judged(image, batch)
+        loss, kept = weighted(terms, dict(self.config.weights))
         self.backward(loss, moment)
         return detached(kept | figures | self._right(predicted.scores, wanted) | {"loss": loss})
 
@@ -139,7 +139,7 @@ class IQPCodesStage(Stage):
         places = self.model.encode(batch.lq, fused=False).places
         conditioned = self.model.conditioned(places, quality)
         scores = self.model.predictor(conditioned)
-        return Prediction(conditioned, scores, gate(quality, self.config.model.books))
+        return Prediction(conditioned, scores, self.model.gate(quality))
 
     def _compared(self, predicted: Prediction, wanted: Codes) -> dict[str, Tensor | None]:
         feature = self.dictionary.look_up(wanted, predicted.gate).detach()
@@ -161,22 +161,6 @@ class IQPCodesStage(Stage):
 
     # --------------------------------------------------------------------- training for a score
 
-    def _judged(self, predicted: Prediction, batch: Batch) -> tuple[Tensor, Terms]:
-        """1 - score of the decoded codes, and what the guard looks at."""
-        assert self.judges.quality is not None
-        with self.autocast():
-            image = self.dictionary.decode(self._decodable(predicted))
-        score = self.judges.quality(image)
-        figures = {"score": score.mean()}
-        with torch.no_grad():
-            figures["detail"], figures["natural"] = map(detail_energy, (image.float(), batch.hq))
-            if self.judges.monitor is not None:
-                figures["monitor"] = self.judges.monitor(image).mean()
-            distance = self.judges.identity(image, batch.hq, batch.points)
-            if distance is not None:
-                figures["cosine"] = 1 - distance
-        return 1 - score.mean(), figures
-
     def _decodable(self, predicted: Prediction) -> Tensor:
         """The best codes' feature, with gradients as ``quality_mode`` says."""
         best = self.model.predictor.best(predicted.scores)
@@ -194,29 +178,29 @@ class IQPCodesStage(Stage):
     def after_update(self, moment: Moment, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """See ``Stage``; the guard looks at means over steps and all workers."""
         figures = super().after_update(moment, terms)
-        if not self._scores_quality():
-            return figures
-        return figures | {"quality_weight": self.watch.observe(terms)}
+        return figures | (self.quality.observe(terms) if self.quality else {})
 
     def extra_state(self) -> dict[str, Any]:
         """See ``Stage``."""
-        return super().extra_state() | {"watch": self.watch.state_dict()}
+        mine = {"watch": self.quality.state_dict()} if self.quality else {}
+        return super().extra_state() | mine
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """See ``Stage``."""
         super().load_extra_state(state)
-        self.watch.load_state_dict(state["watch"])
+        if self.quality:
+            self.quality.load_state_dict(state["watch"])
 
     # ------------------------------------------------------------------------------- figures
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> Terms:
         """See ``Stage``; restored as the model does by itself, and codes as the face's quality."""
-        model = IQP(self.config.model, self.result())
+        model = IQP(self.result_config(), self.result())
         with self.autocast():
             image = model(batch.lq).float()
-            quality = self.ruler.percentile(batch.quality)
-            scores = model.scores(model.encode(batch.lq, fused=False).places, quality)
+            places = model.encode(batch.lq, fused=False).places
+            scores = model.scores(places, qualities(model, batch))
         figures = inversion.validated(self.judges, image, batch)
         if self.judges.quality is not None:
             figures["score"] = self.judges.quality(image).mean()
@@ -225,7 +209,7 @@ class IQPCodesStage(Stage):
     @torch.no_grad()
     def preview(self, batch: Batch) -> Pictures:
         """See ``Stage``."""
-        model = IQP(self.config.model, self.result())
+        model = IQP(self.result_config(), self.result())
         pictures = {"LQ": batch.lq}
         with self.autocast():
             for title, settings in previews_of(model).items():
@@ -235,4 +219,4 @@ class IQPCodesStage(Stage):
         return pictures | {"HQ": batch.hq}
 
     def _highest(self, batch: Batch) -> Tensor:
-        return gate(torch.ones_like(batch.quality), self.config.model.books)
+        return self.model.gate(torch.ones_like(batch.quality))

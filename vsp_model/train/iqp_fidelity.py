@@ -22,9 +22,8 @@ from vsp_model.iqp.model import IQP
 from vsp_model.randomness import generator_for
 from vsp_model.train import inversion
 from vsp_model.train.batch import Batch
-from vsp_model.train.condition import told_qualities
 from vsp_model.train.config import AdamConfig, EMAConfig
-from vsp_model.train.iqp_losses import compared, ruler, widened
+from vsp_model.train.iqp_losses import compared, qualities, widened
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.stage import (
@@ -69,7 +68,7 @@ class IQPFidelityStage(Stage):
     """Degraded face, codes, w = 1 -> restored face."""
 
     config: IQPFidelityConfig
-    needs = ("dictionary", "lq_encoder", "predictor")
+    needs = ("dictionary", "lq_encoder", "predictor", "embedding")
 
     def __init__(
         self, config: IQPFidelityConfig, parts: Parts, judges: Judges, device: str = "cpu"
@@ -89,12 +88,10 @@ class IQPFidelityStage(Stage):
             net.requires_grad_(True).train()
         self.players["fidelity"] = Player(trained, config.adam)
         self.keep_averages(config.ema, *trained)
-        own = self.model.embedding
-        self.ruler = ruler(None).to(device) if own is None else own.condition
 
     def accumulate(self, batch: Batch, moment: Moment) -> Terms:
         """See ``Stage``."""
-        quality = told_qualities(self.ruler, batch, self.config.run.seed)
+        quality = qualities(self.model, batch)
         with self.autocast():
             latent = self.model.encode(batch.lq, fused=True)
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the stages of IQP share: the losses of a picture, a ruler of scores, what grids show."""
+"""What the stages of IQP share: losses of a picture, qualities of a batch, what grids show."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from vsp_model.ask import Ask
 from vsp_model.condition import ConditionConfig, QualityCondition
 from vsp_model.iqp.model import IQP, Settings
 from vsp_model.train.batch import Batch
+from vsp_model.train.condition import told_qualities
 from vsp_model.train.judges import Judges
 
 _WINDOW, _SIGMA = 11, 1.5
@@ -65,6 +66,22 @@ def widened(image: Tensor) -> Tensor:
 def ruler(config: ConditionConfig | None) -> QualityCondition:
     """A condition of no use but to turn scores into percentiles, where a stage has none."""
     return QualityCondition(1, config or ConditionConfig())
+
+
+def qualities(model: IQP, batch: Batch, withheld_by: int | None = None) -> Tensor:
+    """Percentile of each true face, (B,); NaN where it is unknown or the model has no condition.
+
+    Args:
+        model: whose condition is told.
+        batch: of faces.
+        withheld_by: seed of the run where some are withheld to teach "unknown"; None: none is.
+    """
+    if model.embedding is None:
+        return torch.full_like(batch.quality, torch.nan)
+    condition = model.embedding.condition
+    if withheld_by is None:
+        return condition.percentile(batch.quality)
+    return told_qualities(condition, batch, withheld_by)
 
 
 def previews_of(model: IQP) -> dict[str, Settings]:

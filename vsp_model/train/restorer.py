@@ -32,12 +32,12 @@ from vsp_model.train.condition import (
     HIGH,
     LOW,
     ConditionTraining,
-    QualityLoss,
     told_qualities,
 )
 from vsp_model.train.config import AdamConfig, EMAConfig
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
+from vsp_model.train.quality_loss import QualityLoss
 from vsp_model.train.stage import (
     ChainConfig,
     Moment,
@@ -79,6 +79,11 @@ class RestorerConfig(ChainConfig):
     condition: ConditionTraining | None = None
     """How the quality condition is taught, for a model that has one; not published."""
 
+    @property
+    def asks_quality(self) -> bool:
+        """See ``StageConfig``."""
+        return self.condition is not None and self.condition.quality is not None
+
     @model_validator(mode="after")
     def _condition_is_taught(self) -> Self:
         if (self.condition is None) != (self.model.condition is None):
@@ -117,7 +122,7 @@ class RestorerStage(Stage):
         self.quality: QualityLoss | None = None
         if config.condition:
             if config.condition.quality and judges.quality:
-                self.quality = QualityLoss(config.condition, judges)
+                self.quality = QualityLoss(config.condition.quality.guard, judges)
             self.condition = cast(StyleCondition, self.parts["condition"])
             self.condition.requires_grad_(True).train()
             self.players["condition"] = Player({"condition": self.condition}, config.condition.adam)
@@ -156,10 +161,10 @@ class RestorerStage(Stage):
         if self.adversary and plays:
             terms["adversarial"] = self.adversary.judge(restored, moment)
         weights, figures = dict(self.config.weights), dict[str, Tensor]()
-        if self.quality:
-            judged = self.quality.judged(restored, batch.hq, terms["identity"])
+        if self.quality and self.quality.active and self.config.condition:
+            judged = self.quality.judged(restored, batch, terms["identity"])
             terms["quality"], figures = judged
-            weights["quality"] = self.quality.weight(moment)
+            weights["quality"] = self.config.condition.quality_weight(moment)
         loss, kept = weighted(terms, weights)
         self.backward(loss, moment)
         kept |= figures
@@ -214,7 +219,7 @@ class RestorerStage(Stage):
         return kept.to(self.device)
 
     def _guide(self, batch: Batch, random: RandomInputs, shifts: Shifts | None = None) -> Guidance:
-        """Without gradients but for a condition in training: the chain then runs in float64."""
+        """With gradients only for a condition in training; else the chain runs in float64."""
         learns = torch.is_grad_enabled() and shifts is not None
         with torch.set_grad_enabled(learns), self.autocast():
             codes = conditioned(self.encoder(batch.lq).float(), shifts)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from vsp_model.condition import QualityCondition
@@ -40,6 +41,20 @@ class StageConfig(Config):
     model: ModelConfig
     run: RunConfig
     judges: JudgesConfig = JudgesConfig()
+
+    @property
+    def asks_quality(self) -> bool:
+        """Whether it trains for the score of ``judges.quality``, which must be there then."""
+        return False
+
+    @model_validator(mode="after")
+    def _quality_has_a_judge(self) -> Self:
+        if self.asks_quality and not self.judges.quality.path:
+            raise ValueError(
+                "judges.quality.path: empty, but a score is trained for; give "
+                "judges: {quality: {path: built-in}}"
+            )
+        return self
 
 
 class ChainConfig(StageConfig):
@@ -143,10 +158,12 @@ class Stage(ABC):
     def observe_scores(self, knots: Sequence[float]) -> None:
         """Learn how the quality scores of the training set are spread, before the first step.
 
+        A frozen condition keeps the scores that it was trained with.
+
         Args:
             knots: Scores at even shares of the set (``condition.NUM_KNOTS``), ascending.
         """
-        for net in (*self.parts.values(), *self.averages.values()):
+        for net in self.networks().values():
             for module in net.modules():
                 if isinstance(module, QualityCondition):
                     module.set_distribution(knots)
@@ -161,6 +178,10 @@ class Stage(ABC):
     def result(self) -> Parts:
         """The parts to keep, averages in the place of what they average."""
         return self.parts | self.averages
+
+    def result_config(self) -> ModelConfig:
+        """The model that the parts to keep belong to."""
+        return self.config.model
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The configured precision."""

@@ -24,7 +24,7 @@ from pipeline.cleaning.tables import Cleaned, Decision, Entry, Inspected, Privat
 from pipeline.commit import Attempt, commit_name, roll_forward
 from pipeline.plan import Plan
 from pipeline.sample import split_name
-from pipeline.sidecar import REPEATING, SCHEMA, Row, read_rows
+from pipeline.sidecar import LAYOUTS, REPEATING, Row, read_rows
 from pipeline.stage import Task
 from pipeline.storage import OWN_FOLDER, Store, trouble
 from pipeline.tar import Entry as TarEntry
@@ -159,7 +159,7 @@ def edit_table(table: pa.Table, edit: Edit) -> pa.Table:
 
 def write_table(table: pa.Table, file: BinaryIO) -> None:
     """Write a table as the module that made it does."""
-    is_sidecar = table.column_names == SCHEMA.names
+    is_sidecar = tuple(table.column_names) in LAYOUTS
     pq.write_table(
         table, file, compression="zstd", compression_level=3, write_page_checksum=True,
         use_dictionary=REPEATING if is_sidecar else True,
@@ -220,7 +220,7 @@ def _blank_entry(index: int) -> dict[str, Any]:
 
 
 _BLANKS: dict[tuple[str, ...], Callable[[int], dict[str, Any]]] = {
-    tuple(SCHEMA.names): lambda index: _values(Row(index, "", "forgotten", "forgotten")),
+    **dict.fromkeys(LAYOUTS, lambda index: _values(Row(index, "", "forgotten", "forgotten"))),
     tuple(tables.MANIFEST_SCHEMA.names): _blank_entry,
     tuple(tables.schema_of(Inspected).names): lambda i: _values(Inspected(i, "", "forgotten")),
     tuple(tables.schema_of(Private).names): lambda index: _values(Private(index)),
@@ -232,7 +232,7 @@ _BLANKS: dict[tuple[str, ...], Callable[[int], dict[str, Any]]] = {
 
 def _orphan(names: tuple[str, ...], word: str) -> dict[str, Any]:
     """What a copy of a forgotten image says from now on."""
-    if names == tuple(SCHEMA.names):
+    if names in LAYOUTS:
         return {"reason": f"{word}: {NO_LONGER}"}
     values = {"copy_of": None, "decision_detail": NO_LONGER}
     return values if "decision_detail" in names else {"copy_of": None, "detail": NO_LONGER}
