@@ -30,8 +30,8 @@ from pipeline.scoring.tables import PAIRS
 from pipeline.storage import Store, is_remote, open_store
 from pipeline.training.data import DataConfig
 from pipeline.training.index import list_shards
+from vsp_model.condition import NUM_KNOTS
 
-NUM_KNOTS = 101
 _LOCATED = ["dataset", "method", "image_id", "restored_sha256", "gt_sha256", "restored_path"]
 _FIX = "--metrics quality,quality-classic"
 
