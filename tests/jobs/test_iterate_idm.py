@@ -107,6 +107,7 @@ def test_the_second_round_is_trained_on_what_the_first_has_cleaned(iterate, plac
     assert iterate()[1] == out
 
 
+@pytest.mark.slow
 def test_a_round_again_makes_the_same_bytes(iterate, place, lenient):
     results = []
     for _ in range(2):

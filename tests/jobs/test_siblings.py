@@ -116,9 +116,10 @@ def test_a_wish_that_a_model_does_not_know_is_one_line(restore, kind, options, w
 
 def test_the_built_in_model_is_known_by_its_kind(vsp, tmp_path):
     write_faces(tmp_path / "in" / "000000.tar", 1, size=128)
+    options = ["--quality", 0.9, "--pool", "local", "--threads", 1, "--batch-size", 1]
     for model in ("vspbfr", "iqp", "idm"):
         code, _, err = vsp("restore", tmp_path / "in", tmp_path / model, "--model", model,
-                           "--quality", 0.9, "--pool", "local", "--batch-size", 1)  # fmt: skip
+                           *options)  # fmt: skip
         assert code == 0, err
         assert "non-commercial" in err
         (row,) = pq.read_table(tmp_path / model / "000000.parquet").to_pylist()
@@ -128,7 +129,7 @@ def test_the_built_in_model_is_known_by_its_kind(vsp, tmp_path):
 
 def test_one_model_starts_from_what_another_one_made(vsp, tmp_path):
     write_faces(tmp_path / "in" / "000000.tar", 1, size=128)
-    options = ["--pool", "local", "--batch-size", 1]
+    options = ["--pool", "local", "--threads", 1, "--batch-size", 1]
     for out, more in (("plain", []), ("refined", ["--estimate", "vspbfr"])):
         code, _, err = vsp("restore", tmp_path / "in", tmp_path / out, "--model", "idm", *options,
                            *more)  # fmt: skip

@@ -85,9 +85,11 @@ PATCHES = {"network": {"channels": 16, "num_layers": 1}, "starts_at": 0.0}
     ("kind", "settings"),
     [
         ("books", {"model": {"books": BOOKS}, "patches": PATCHES}),
-        ("books", {}),
+        pytest.param("books", {}, marks=pytest.mark.slow),
         ("codes", {}),
-        ("fidelity", {"train_encoder": True, "random_share": 0.5}),
+        pytest.param(
+            "fidelity", {"train_encoder": True, "random_share": 0.5}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_two_workers_are_one(tmp_path, doubles, kind, settings):
