@@ -6,19 +6,23 @@ from typing import Annotated
 
 import typer
 
-from jobs.models import default_workers, pick_device
+from jobs.models import default_workers, pick_device, wishes
 from jobs.options import (
     AsJson,
     BatchSize,
     Device,
     DryRun,
+    Fidelity,
     GpusPerWorker,
+    ModelName,
     OnlyFailed,
     Patience,
     Pool,
+    Quality,
     RayAddress,
     Replicas,
     Restart,
+    Steps,
 )
 
 EXAMPLE = "vsp clean 'faces/{000000..000011}.tar' cleaned/"
@@ -31,9 +35,10 @@ def command(
         typer.Argument(metavar="IN", help="Shards of aligned crops: a tar, a folder, s3://..."),
     ],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the cleaned set.")],
-    model: Annotated[
-        str | None, typer.Option(help="Bundle (.safetensors), or a name of `vsp weights`.")
-    ] = None,
+    model: ModelName = None,
+    quality: Quality = None,
+    fidelity: Fidelity = None,
+    steps: Steps = None,
     weights: Annotated[
         Path | None, typer.Option(help="Another folder of weight files than $VSP_WEIGHTS.")
     ] = None,
@@ -101,6 +106,7 @@ def command(
         source=source,
         out=out,
         model=model,
+        ask=wishes(quality, fidelity=fidelity, steps=steps),
         weights=weights,
         seed=seed,
         calibrate=calibrate,

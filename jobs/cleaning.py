@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jobs.cleaning_plan import CleanRun
     from pipeline.cleaning.calibration.thresholds import Thresholds
     from pipeline.runner import Summary
+    from vsp_model.ask import Ask
 
 
 EXIT_BAD_RECORDS = 3
@@ -33,6 +34,7 @@ class CleanRequest:
         source: Shards of aligned crops; with `align` of anything with faces.
         out: The output folder.
         model: As `vsp restore --model`.
+        ask: What is wanted of it: quality, fidelity, steps; None: what it does by itself.
         weights: Folder of weight files; None for the usual one.
         seed: Fixes everything random.
         calibrate: Try the model on the set's own faces first; without it nothing is restored.
@@ -50,6 +52,7 @@ class CleanRequest:
     source: str
     out: str
     model: str | None = None
+    ask: "Ask | None" = None
     weights: Path | None = None
     seed: int = 0
     calibrate: bool = True

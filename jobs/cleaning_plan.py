@@ -114,13 +114,22 @@ def make_run(request: CleanRequest, flags: RunFlags) -> CleanRun:
 
 def _replica_values(request: CleanRequest, flags: RunFlags) -> dict[str, Any]:
     """The model and where it runs; what decides last bits stays as the folder was begun."""
-    from jobs.models import default_batch_size, model_size, model_values, num_cores, pick_device
+    from jobs.models import (
+        check_wishes,
+        default_batch_size,
+        model_size,
+        model_values,
+        num_cores,
+        pick_device,
+    )
     from pipeline.replica import ReplicaConfig
 
     there = _begun_with(request.out) if not flags.restart else {}
     device = pick_device(request.device, elsewhere=bool(flags.ray_address))
-    values = {"model": model_values(request.model), "seed": request.seed}
-    size = model_size(ReplicaConfig.model_validate(values).model)
+    values = {"model": model_values(request.model, request.ask), "seed": request.seed}
+    spec = ReplicaConfig.model_validate(values).model
+    check_wishes(spec)
+    size = model_size(spec)
     cores = max(1, num_cores() // flags.workers)
     return values | {
         "batch_size": request.batch_size or there.get("batch_size") or default_batch_size(device),

@@ -140,3 +140,10 @@ def test_one_model_starts_from_what_another_one_made(vsp, tmp_path):
     code, _, err = vsp("restore", tmp_path / "in", tmp_path / "no", "--model", "iqp", *options,
                        "--estimate", "vspbfr")  # fmt: skip
     assert (code, len(err.strip().splitlines())) == (2, 1)
+
+
+def test_cleaning_knows_the_same_wishes(vsp, tmp_path):
+    write_faces(tmp_path / "in" / "000000.tar", 1, size=128)
+    asked = ["--model", "iqp", "--steps", 2, "-n"]
+    code, _, err = vsp("clean", tmp_path / "in", tmp_path / "out", *asked)
+    assert (code, err) == (2, "vsp: iqp-128.safetensors: steps: not known to iqp models\n")
