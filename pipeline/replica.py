@@ -218,7 +218,12 @@ def _load_own(spec: Bundle | Untrained, runtime: RuntimeConfig) -> Restorer:
 
 
 class Refined:
-    """Two models in a row: what the first makes of a face is where the second starts."""
+    """Two models in a row: what the first makes of a face is where the second starts.
+
+    Attributes:
+        runtimes: Both.
+        quality: See `Replica.quality`; the second's.
+    """
 
     def __init__(self, first: Runtime, second: Runtime) -> None:
         """Take models of one size.
@@ -229,6 +234,7 @@ class Refined:
         if first.size != second.size:
             raise ValueError(f"estimate: of {first.size} px, the model of {second.size} px")
         self._first, self._second = first, second
+        self.runtimes = (first, second)
         self.quality = second.quality
 
     @property

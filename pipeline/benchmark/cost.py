@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline import images
 from pipeline.baselines.others import SpandrelRestorer
-from pipeline.replica import ReplicaConfig, load_model
+from pipeline.replica import Refined, ReplicaConfig, load_model
 from vsp_model import cost
 from vsp_model.registry import Restorer
 from vsp_model.runtime import Runtime
@@ -68,6 +68,9 @@ def count(restorer: Restorer) -> tuple[int, int]:
     if isinstance(restorer, Runtime):
         total = cost.count(restorer.model.config).total
         return total.parameters, total.macs + total.fir_macs
+    if isinstance(restorer, Refined):
+        both = [count(runtime) for runtime in restorer.runtimes]
+        return sum(parameters for parameters, _ in both), sum(macs for _, macs in both)
     if isinstance(restorer, SpandrelRestorer):
         return _count_other(restorer)
     raise TypeError(f"{type(restorer).__name__} is no network")

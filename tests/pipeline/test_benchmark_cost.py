@@ -32,3 +32,16 @@ def test_only_networks_are_counted():
     assert images_per_s(restorer, 4) > 0
     with pytest.raises(TypeError, match="no network"):
         count(restorer)
+
+
+def test_two_models_in_a_row_cost_what_both_cost():
+    from jobs.models import asked_model
+    from pipeline.replica import load_model
+    from vsp_model.ask import Ask
+
+    def of(*asked):
+        config = ReplicaConfig.model_validate({"model": asked_model(*asked)})
+        return count(load_model(config))
+
+    first, second = of("vspbfr", Ask()), of("idm", Ask())
+    assert of("idm", Ask(), "vspbfr") == tuple(a + b for a, b in zip(first, second, strict=True))
