@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from pipeline.replica import ModelSpec
@@ -72,7 +72,7 @@ def check_wishes(model: "ModelSpec") -> None:
     from pipeline.errors import UserError
     from vsp_model.ask import Ask
     from vsp_model.checkpoints import hollow
-    from vsp_model.registry import build
+    from vsp_model.registry import Model, build
 
     if model.kind not in ("bundle", "untrained"):
         return
@@ -82,7 +82,7 @@ def check_wishes(model: "ModelSpec") -> None:
     ask = model.ask.model_copy(update={"start": "estimate"}) if model.estimate else model.ask
     if ask == Ask():
         return
-    whole: Any = hollow(lambda: build(config))
+    whole = cast(Model, hollow(lambda: build(config)))
     try:
         whole.settle(ask)
     except ValueError as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from torch.utils.flop_counter import flop_registry
 
 from vsp_model.ask import Ask
 from vsp_model.checkpoints import hollow
-from vsp_model.registry import AnyConfig, build
+from vsp_model.registry import AnyConfig, Model, build
 from vsp_model.runtime import Precision, Runtime
 from vsp_model.vspbfr import VSPBFR, VSPBFRConfig
 
@@ -105,7 +105,7 @@ def count(config: AnyConfig) -> ModelCost:
 
 def _count_children(config: AnyConfig) -> ModelCost:
     """A restoration as the model does it by itself: with its own number of steps, unguided."""
-    shape: Any = hollow(lambda: build(config))
+    shape = cast(Model, hollow(lambda: build(config)))
     drawn, settings = shape.drawn(["a"]), shape.settle(Ask())  # numpy knows no fake tensors
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _FlopCounter() as counter:
         model: Any = build(config).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Protocol
 
 import torch
 from pydantic import Discriminator, Tag
@@ -47,13 +47,6 @@ class Restorer(Protocol):
         """(B, 3, S, S) float32 in [-1, 1] -> (B, 3, S, S), a function of (seed, key) per face."""
 
 
-class Drawn(Protocol):
-    """Every random quantity of a batch."""
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same values on another device."""
-
-
 class Model(Protocol):
     """What every model of the union is, beside an ``nn.Module``."""
 
@@ -64,7 +57,7 @@ class Model(Protocol):
         """Working size S in pixels."""
 
     def drawn(self, keys: Sequence[str], seed: int = 0, mode: NoiseMode = "seeded") -> Any:
-        """All that is random, from (seed, key) alone; a ``Drawn``."""
+        """All that is random, from (seed, key) alone; has ``to(device)``."""
 
     def settle(self, ask: Ask) -> Any:
         """What the model makes of a user's wishes, as plain numbers.

@@ -237,8 +237,9 @@ def test_noise_is_drawn_when_its_step_comes_and_never_kept(restorer, monkeypatch
 
 
 def test_without_eta_no_noise_is_drawn(restorer, monkeypatch):
+    usual = restore(restorer, [0], ask=Ask(eta=0.0))
     monkeypatch.setattr(StepNoise, "at", lambda *_: pytest.fail("noise was drawn"))
-    restore(restorer, [0], ask=Ask(eta=0.0))
+    assert torch.equal(restore(restorer, [0], ask=Ask(eta=0.0)), usual)
 
 
 @pytest.mark.parametrize("param", ["eps", "v", "x0", "residual_x0"])
