@@ -49,8 +49,9 @@ def cluster():
     import ray
     from ray.cluster_utils import Cluster
 
-    soon = {"health_check_period_ms": 500, "health_check_timeout_ms": 500,
-            "health_check_failure_threshold": 2, "health_check_initial_delay_ms": 0}  # fmt: skip
+    # A dead node refuses at once and is found out within seconds; a busy one has time to answer.
+    soon = {"health_check_period_ms": 500, "health_check_timeout_ms": 5000,
+            "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}  # fmt: skip
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
     made = Cluster(initialize_head=True, head_node_args=head)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -93,8 +94,12 @@ def outputs(out: Path) -> dict[str, bytes]:
 
 
 def nodes_at_work(pool: RayPool) -> set[str]:
-    """The nodes whose actors have records in hand, by their ids."""
-    return {there.node for worker, there in pool._handles.items() if pool.traces(worker).in_hand}
+    """The nodes whose actors have records in hand, by their ids.
+
+    Asked from a thread beside the run, whose pool starts and loses actors meanwhile: so a copy.
+    """
+    handles = list(pool._handles.items())
+    return {there.node for worker, there in handles if pool.traces(worker).in_hand}
 
 
 def kill_one_at_work(cluster, nodes, pool, killed):
