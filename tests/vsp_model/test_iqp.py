@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 
 from tests.vsp_model.tiny import some_faces, some_keys
@@ -60,10 +61,26 @@ def test_the_backbone_goes_there_and_back(unshuffle):
     latent, kept = encoder.features(some_faces(2, 32), (first,))
     assert latent.shape == (2, 8, first // 2, first // 2)
     assert {side: tuple(x.shape) for side, x in kept.items()} == {first: (2, 16, first, first)}
+    tail = [] if unshuffle == 1 else [(32, 16)]
     seen = []
     image = decoder(latent, lambda side, x: seen.append((side, x.shape[1])) or x)
     assert image.shape == (2, 3, 32, 32)
-    assert seen == [(first // 2, 32), (first, 16)]
+    assert seen == [(first // 2, 32), (first, 16), *tail]
+
+
+def test_stage_3_reaches_what_is_finer_than_the_unshuffled_pixels():
+    model = awake(made(fidelity_sides=(SIZE,)), "fusion.")
+    face, feature = some_faces(1, SIZE), torch.zeros(1, (SIZE // 4) ** 2, 16)
+
+    @torch.no_grad()
+    def decoded(seen):
+        return model.dictionary.decode(feature, model.fusion({SIZE: seen}, 1.0))
+
+    dotted = face.clone()
+    dotted[..., ::2, ::2] += 0.1
+    changed = decoded(dotted) - decoded(face)
+    coarse = F.interpolate(F.avg_pool2d(changed, 2), scale_factor=2)
+    assert (changed - coarse).abs().mean() > 0.1 * changed.abs().mean()
 
 
 def test_the_published_sizes_are_the_defaults():
@@ -88,7 +105,7 @@ def test_a_hollow_model_is_filled():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fidelity_sides": (64,)}, "sides: no level of 64 pixels; there are .16, 8."),
+        ({"fidelity_sides": (64,)}, "sides: no level of 64 pixels; there are .32, 16, 8."),
         (
             {"books": {"fusion": "attention"}, "encoder": TINY["encoder"] | {"latent": 20}},
             "latent 20: can't be split among 8 heads",

@@ -27,7 +27,7 @@ TINY = {
     "books": {"num_codes": 24, "num_codes_hq": 16},
     "transformer": {"width": 32, "num_layers": 1, "num_heads": 4, "hidden": 32},
     "condition_per_place": False,
-    "fidelity_sides": (16,),
+    "fidelity_sides": (16, SIZE),
 }
 BATCH = 4
 RUN = {"num_images": 4 * BATCH, "batch_size": BATCH, "log_images": BATCH,

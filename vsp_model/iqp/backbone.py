@@ -17,7 +17,8 @@ from vsp_model.iqp.config import BackboneConfig
 from vsp_model.layers import ItemGroupNorm
 
 _EPS = 1e-6
-_TAIL = 16  # channels at full resolution behind a pixel shuffle
+TAIL = 16
+"""Channels at full resolution behind a pixel shuffle."""
 
 Modulate = Callable[[int, Tensor], Tensor]
 """Side of a level, the decoder's feature (B, C, r, r) there -> the feature to go on with."""
@@ -129,6 +130,11 @@ class Middle(nn.Module):
         return self.after(x if self.attention is None else self.attention(x))
 
 
+def has_tail(config: BackboneConfig) -> bool:
+    """Whether the decoder ends with a pixel shuffle and features at the picture's own side."""
+    return config.unshuffle > 1
+
+
 def side_of(config: BackboneConfig, level: int) -> int:
     """Side r of a level, the finest being 0, in pixels after the unshuffle."""
     return config.size // config.unshuffle >> level
@@ -158,9 +164,14 @@ class Encoder(nn.Module):
     def features(
         self, image: Tensor, sides: Collection[int] = ()
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """The latent, and the feature of each of ``sides`` at its level's end."""
+        """The latent, and the feature of each of ``sides`` at its level's end.
+
+        There is none before an unshuffle: what is kept of the picture's own side is the picture.
+        """
         x = self.first(F.pixel_unshuffle(image, self.config.unshuffle))
         kept = {}
+        if has_tail(self.config) and self.config.size in sides:
+            kept[self.config.size] = image
         for n, level in enumerate(self.levels):
             x = level(x)
             if (side := side_of(self.config, n)) in sides:
@@ -190,17 +201,17 @@ class Decoder(nn.Module):
         )
         self.ups = nn.ModuleList(Upsample(width) for width in coarse_first[:-1])
         self.norm = group_norm(config.groups, coarse_first[-1])
-        shuffled = config.unshuffle > 1
-        spread = _TAIL * config.unshuffle**2
-        self.spread = convolution(coarse_first[-1], spread, 1) if shuffled else None
-        self.last = convolution(_TAIL if shuffled else coarse_first[-1], 3)
+        spread = TAIL * config.unshuffle**2
+        self.spread = convolution(coarse_first[-1], spread, 1) if has_tail(config) else None
+        self.last = convolution(TAIL if has_tail(config) else coarse_first[-1], 3)
 
     def forward(self, feature: Tensor, modulate: Modulate | None = None) -> Tensor:
         """(B, D, h, h) -> (B, 3, S, S), about [-1, 1], not clamped.
 
         Args:
             feature: what the codes say.
-            modulate: applied after the first ResBlock of every level, where CodeFormer does [M].
+            modulate: applied after the first ResBlock of every level, where CodeFormer does [M],
+                and behind the pixel shuffle, if there is one [I].
         """
         x = self.middle(self.first(feature))
         for n, level in enumerate(self.levels):
@@ -211,4 +222,5 @@ class Decoder(nn.Module):
         x = self.norm(x)
         if self.spread is not None:
             x = F.silu(F.pixel_shuffle(self.spread(x), self.config.unshuffle))
+            x = x if modulate is None else modulate(self.config.size, x)
         return self.last(x)

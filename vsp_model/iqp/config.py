@@ -161,6 +161,8 @@ class FidelityConfig(Config):
     Attributes:
         backbone: Of encoder and decoder.
         sides: Sides of the features, in pixels after the unshuffle; 32, 64, 128, 256 in CodeFormer.
+            Where there is an unshuffle, the picture's own side may be one, too [I]: else what is
+            finer than the unshuffled pixels comes from the codes alone.
     """
 
     backbone: BackboneConfig = BackboneConfig()
@@ -170,6 +172,7 @@ class FidelityConfig(Config):
     def _sides_there(self) -> Self:
         levels = range(len(self.backbone.multipliers))
         known = [self.backbone.size // self.backbone.unshuffle >> n for n in levels]
+        known = list(dict.fromkeys([self.backbone.size, *known]))
         odd = [side for side in self.sides if side not in known]
         if odd:
             raise ValueError(f"sides: no level of {odd[0]} pixels; there are {known}")

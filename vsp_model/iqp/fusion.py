@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsp_model.iqp.backbone import Modulate, ResBlock, convolution, side_of
+from vsp_model.iqp.backbone import TAIL, Modulate, ResBlock, convolution, has_tail, side_of
 from vsp_model.iqp.config import FidelityConfig
 
 _SLOPE = 0.2
+_TAIL_GROUPS = 4
 
 
 class _Modulation(nn.Module):
@@ -39,6 +40,17 @@ class _Modulation(nn.Module):
         return decoded + fidelity * (decoded * self.scale(for_scale) + self.shift(for_shift))
 
 
+class _PictureModulation(_Modulation):
+    """Behind the pixel shuffle, where the degraded face itself is what there is to look at [I]."""
+
+    def __init__(self) -> None:
+        super().__init__(TAIL, _TAIL_GROUPS)
+        self.look = convolution(3, TAIL)
+
+    def forward(self, decoded: Tensor, encoded: Tensor, fidelity: float | Tensor) -> Tensor:
+        return super().forward(decoded, self.look(encoded), fidelity)
+
+
 class FidelityFusion(nn.Module):
     """Modulations by the side of their level."""
 
@@ -47,15 +59,18 @@ class FidelityFusion(nn.Module):
         self.config = config
         backbone = config.backbone
         widths = {side_of(backbone, n): width for n, width in enumerate(backbone.widths)}
-        self.sides = nn.ModuleDict(
-            {str(side): _Modulation(widths[side], backbone.groups) for side in config.sides}
-        )
+        self.sides = nn.ModuleDict()
+        for side in config.sides:
+            at_the_tail = has_tail(backbone) and side == backbone.size
+            self.sides[str(side)] = (
+                _PictureModulation() if at_the_tail else _Modulation(widths[side], backbone.groups)
+            )
 
     def forward(self, features: Mapping[int, Tensor], fidelity: float | Tensor) -> Modulate:
         """What the decoder calls on its features.
 
         Args:
-            features: of the degraded face by side, (B, C, r, r) each.
+            features: of the degraded face by side, (B, C, r, r) each; of a tail the face itself.
             fidelity: w in [0, 1], or one for each face, (B, 1, 1, 1).
         """
         return partial(self._modulated, features, fidelity)

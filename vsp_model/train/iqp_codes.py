@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from vsp_model.config import Config
@@ -64,6 +64,12 @@ class IQPCodesConfig(StageConfig):
     """Where the score's gradient goes: to encoder and condition as released, straight through the
     codes; or to the Transformer, by way of the code that is expected of its scores [I]."""
     guard: GuardConfig = GuardConfig()
+
+    @field_validator("quality_mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        """YAML reads a bare ``off`` as false, in files and behind ``--set``."""
+        return "off" if value is False else value
 
     @property
     def asks_quality(self) -> bool:
