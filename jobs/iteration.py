@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal, Self
@@ -27,6 +27,7 @@ from jobs.steps import Stopped
 from pipeline.cleaning.loop.rounds import MAX_ROUNDS, StopConfig
 from pipeline.errors import UserError
 from pipeline.replica import Frozen
+from vsp_model.ask import Ask
 
 STEPS = "_steps"
 ROUNDS, PROOF, FIGURES = "round-{}", "proof", "figures.json"
@@ -56,11 +57,13 @@ class CleanConfig(Frozen):
 
     Attributes:
         model: "trained" for the round's own, "default" for the built-in one, or another.
+        ask: What is wanted of it beside the face: quality, fidelity, steps ...
         seed: Fixes everything random.
         set: Other settings of `vsp clean`, as its `--set`.
     """
 
     model: str = TRAINED
+    ask: Ask = Ask()
     seed: int = Field(0, ge=0)
     set: tuple[str, ...] = ()
 
@@ -124,18 +127,31 @@ def load_loop(path: Path, overrides: tuple[str, ...] = ()) -> LoopConfig:
     """Read a loop's YAML; files that it names become absolute.
 
     Raises:
-        UserError: In one line.
+        UserError: In one line; also for what a cleaning would refuse after hours of training.
     """
     from jobs import config as configs
+    from jobs.iteration_check import check_cleaning
 
-    loop = configs.load(path, LoopConfig, overrides)
+    values, places = configs.read_values(path)
+    loop = configs.resolve(values, LoopConfig, overrides, places, str(path))
     folder = path.resolve().parent
     stages = tuple(s.model_copy(update={"file": folder / s.file}) for s in loop.stages)
     proof = loop.proof and loop.proof.model_copy(update={"file": folder / loop.proof.file})
     for file in (*(s.file for s in stages), *([proof.file] if proof else [])):
         if not file.is_file():
             raise UserError(f"{path}: {file}: no such file")
-    return loop.model_copy(update={"stages": stages, "proof": proof})
+    loop = loop.model_copy(update={"stages": stages, "proof": proof})
+    check_cleaning(loop, partial(_place_of, path, places, overrides))
+    return loop
+
+
+def _place_of(
+    path: Path, places: Mapping[tuple[str, ...], str], overrides: tuple[str, ...], key: str
+) -> str:
+    """Where a setting was given, for messages: on the command line, or in which line."""
+    given = [f"--set {each}" for each in overrides if each.startswith(key)]
+    keys = tuple(key.split("."))
+    return given[-1] if given else places.get(keys, str(path))
 
 
 @dataclass(frozen=True)

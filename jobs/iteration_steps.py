@@ -23,6 +23,7 @@ from jobs.steps import quiet
 from pipeline.cleaning.loop import rounds
 from pipeline.cleaning.loop.sets import Name, Ruler, Seen, distance, make_ruler, measure
 from pipeline.errors import RunError, UserError
+from vsp_model.ask import Ask
 
 FAILED = 1  # exit code of a cleaning run
 
@@ -67,14 +68,20 @@ def cleaning(run: Iteration, number: int) -> Step:
     """A round's cleaning: of the originals, unless the loop is cumulative."""
     faces = faces_of(run, number) if run.config.cumulative else run.raw
     name = f"{round_name(number)}/clean"
+    asked = run.config.clean.ask
     if run.config.clean.model != TRAINED:
-        return clean_step(run, name, faces, run.config.clean.model)
+        return clean_step(run, name, faces, run.config.clean.model, asked)
     trained = trainings(run, number)[-1]
-    return clean_step(run, name, faces, str(run.folder(trained.name) / RESULT), trained)
+    return clean_step(run, name, faces, str(run.folder(trained.name) / RESULT), asked, trained)
 
 
 def clean_step(
-    run: Iteration, name: str, faces: FaceSet, model: str, trained: Step | None = None
+    run: Iteration,
+    name: str,
+    faces: FaceSet,
+    model: str,
+    ask: Ask | None = None,
+    trained: Step | None = None,
 ) -> Step:
     """A run of `vsp clean` as a step.
 
@@ -83,23 +90,31 @@ def clean_step(
         name: Of the step.
         faces: What is cleaned.
         model: "default" for the built-in one, or as `vsp restore --model`.
+        ask: What is wanted of it; None: what it does by itself.
         trained: The step that makes the model, if it is the loop's own.
     """
     settings = run.config.clean
+    wishes = filter(None, [_wishes(ask)])  # a loop that asks nothing goes on as it was begun
     return Step(
         name=name,
         made_of={
-            "settings": digest_of([settings.seed, settings.set]),
+            "settings": digest_of([settings.seed, settings.set, *wishes]),
             "model": trained.digest if trained else digest_of(model),
             "faces": faces.digest,
         },
         outputs=(run.folder(name) / "manifest",),
-        work=partial(clean, run, name, faces, model),
+        work=partial(clean, run, name, faces, model, ask),
         needs=tuple(filter(None, (trained.name if trained else "", faces.needs))),
     )
 
 
-def clean(run: Iteration, name: str, faces: FaceSet, model: str) -> Mapping[str, Any]:
+def _wishes(ask: Ask | None) -> dict[str, Any]:
+    return ask.model_dump(mode="json", exclude_defaults=True) if ask else {}
+
+
+def clean(
+    run: Iteration, name: str, faces: FaceSet, model: str, ask: Ask | None
+) -> Mapping[str, Any]:
     """Clean a set, from where an earlier sitting stopped; returns outcomes and calibration.
 
     Raises:
@@ -115,6 +130,7 @@ def clean(run: Iteration, name: str, faces: FaceSet, model: str) -> Mapping[str,
         source=faces.shards,
         out=str(run.folder(name)),
         model=None if model == BUILT_IN else model,
+        ask=ask,
         seed=run.config.clean.seed,
         device=run.device,
         overrides=run.config.clean.set,
@@ -125,6 +141,7 @@ def clean(run: Iteration, name: str, faces: FaceSet, model: str) -> Mapping[str,
         raise RunError(f"{name}: not all shards were cleaned; run the same command again")
     return {
         "model": model,
+        "ask": _wishes(ask),
         "counts": dict(end.counts),
         "reasons": dict(end.reasons),
         "calibration": table_lines(end.thresholds) if end.thresholds else [],
@@ -214,11 +231,13 @@ def figures_of(
 
 
 def cleaner_of(run: Iteration, cleaned: Step) -> str:
-    """What cleaned, for people."""
-    model = str(run.record(cleaned.name)["facts"]["model"])
-    if model == BUILT_IN:
-        return "built-in"
-    return "own" if model.startswith(str(run.out)) else model
+    """What cleaned, and what was asked of it, for people."""
+    facts = run.record(cleaned.name)["facts"]
+    model = str(facts["model"])
+    name = "own" if model.startswith(str(run.out)) else model
+    name = "built-in" if model == BUILT_IN else name
+    asked = ", ".join(f"{wish} {value}" for wish, value in facts.get("ask", {}).items())
+    return f"{name} ({asked})" if asked else name
 
 
 def _distance(seen: Seen | None, reference: Seen | None) -> float | None:

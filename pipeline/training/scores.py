@@ -53,7 +53,8 @@ class ScoreTable:
         knots: S at even shares of these, (101,) float64, ascending: what a stage turns S into
             percentiles with.
         uncertainty: Deviation of the scorers about S, at even shares of these faces, (101,)
-            float64; 0 throughout where there is one scorer.
+            float64; 0 throughout where there is one scorer. Only told: nothing reads a face's own,
+            and the folder's values give it back for whatever shards are trained on.
     """
 
     def __init__(

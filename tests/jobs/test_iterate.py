@@ -8,163 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import torch
 import yaml
-
-from pipeline import images
-from pipeline.cleaning.loop.proof import Arm, compare
-from pipeline.cleaning.loop.rounds import Figures
-from pipeline.tar import TarWriter
-from tests.vsp_model.tiny import tiny_config
-from vsp_model.files import whole_or_absent
-
-SIZE, BATCH = 32, 4
-WIDTHS = (16, 16, 16, 16)
-RUN = {"num_images": 2 * BATCH, "batch_size": BATCH, "threads": 1, "log_images": BATCH}
-RUN |= {"preview_images": 2 * BATCH, "checkpoint_images": BATCH}
-STAGES = {
-    "prior": {"kind": "reconstruction", "weights": {"lpips": 0}},
-    "encoder": {"kind": "encoder", "progressive": None},
-    "diffuser": {"kind": "diffuser"},
-    "restorer": {"kind": "restorer", "weights": {"l1": 1.0}},
-}
-GENERATOR = {
-    "kind": "gan",
-    "ema": {"half_life_images": 2},
-    "adversary": {"network": {"size": SIZE, "channels": list(WIDTHS), "group_size": 2}},
-}
-TRAININGS = [f"round-0/train/{stage}" for stage in STAGES]
-AGAIN = [f"round-1/train/{stage}" for stage in STAGES]
-ARMS = [f"proof/{arm}/seed-{seed}" for seed in (0, 1) for arm in ("raw", "cleaned")]
-WHOLE = [*TRAININGS, "round-0/clean", "round-0/figures", *AGAIN, *ARMS, "proof/figures"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def write_faces(path: Path, count: int, size: int = SIZE) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_or_absent(path) as file:
-        tar = TarWriter(file)
-        for number in range(count):
-            coarse = np.random.default_rng(number).integers(0, 256, (5, 5, 3), np.uint8)
-            face = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
-            tar.add(f"{path.stem}-{number}.png", images.encode(face, "png"))
-        tar.finish()
-
-
-def model_values():
-    values = tiny_config(SIZE, widths=WIDTHS).model_dump(mode="json")
-    values["encoder"] |= {"stem_channels": 16, "stage_channels": [16] * 4}
-    return values
-
-
-def write_configs(folder: Path) -> Path:
-    for name, values in {**STAGES, "generator": GENERATOR}.items():
-        whole = {"model": model_values(), "run": RUN, "data": {"size": SIZE}, **values}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(whole))
-    loop = {
-        "size": SIZE,
-        "stages": [
-            {"stage": stage, "file": f"{stage}.yaml", "images_per_s": 4} for stage in STAGES
-        ],
-        "proof": {"file": "generator.yaml", "size": SIZE, "seeds": [0, 1], "num_faces": 6},
-    }
-    (folder / "loop.yaml").write_text(yaml.safe_dump(loop))
-    return folder / "loop.yaml"
-
-
-@pytest.fixture
-def place(tmp_path):
-    """A folder with a loop's YAML, shards to train on, shards held out."""
-    write_configs(tmp_path)
-    write_faces(tmp_path / "data" / "a.tar", 8)
-    write_faces(tmp_path / "held" / "h.tar", 6)
-    return tmp_path
-
-
-@pytest.fixture
-def iterate(vsp, place):
-    def run(*more):
-        return vsp("iterate", place / "loop.yaml", place / "out", "--data", place / "data",
-                   "--held-out", place / "held", "--device", "cpu", *more)  # fmt: skip
-
-    return run
-
-
-class Doubles:
-    """Stands in for the work of steps: notes what was done, leaves the files, says what it is told.
-
-    Attributes:
-        done: Names of the steps.
-        figures: What a round comes to, by number.
-        fails_at: Step at which a signal comes.
-    """
-
-    def __init__(self):
-        self.done = []
-        self.fails_at = ""
-        self.accepted = {"round-0": 8, "round-1": 8, "proof": 8}
-        self.changes = {}
-
-    def begin(self, name):
-        from jobs.steps import Stopped
-
-        if name == self.fails_at:
-            raise Stopped
-        self.done.append(name)
-
-    def train(self, run, what):
-        self.begin(what.name)
-        run.folder(what.name).mkdir(parents=True, exist_ok=True)
-        (run.folder(what.name) / "model.safetensors").write_bytes(b"")
-        return {"images": 8, "figures": {"val/lpips": 0.5}}
-
-    def clean(self, run, name, faces, model):
-        self.begin(name)
-        (run.folder(name) / "manifest").mkdir(parents=True)
-        write_faces(run.folder(name) / "a.tar", 7)
-        return {"model": model, "counts": {}, "reasons": {}, "calibration": ["level  share"]}
-
-    def figures_of(self, run, name, number, before, cleaned):
-        self.begin(name)
-        path = run.folder(name).with_name("figures.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
-        values = {"num_tried": 8, "num_accepted": self.accepted[name.split("/")[0]]}
-        values |= {"round": number, "num_images": 10, "num_rejected": 0, "gain": 0.1}
-        values |= {"gain_low": 0.1, "gain_high": 0.1, **self.changes}
-        return Figures(**values).model_dump(mode="json")
-
-    def conclude(self, run, proof):
-        self.begin("proof/figures")
-        (run.out / "proof").mkdir(exist_ok=True)
-        (run.out / "proof" / "figures.json").write_text("{}")
-        arms = [
-            Arm(arm=arm, seed=seed, reference="held-out", distance=9.0 + seed, error=None)
-            for arm in ("raw", "cleaned") for seed in proof.seeds
-        ]  # fmt: skip
-        return {"feature": "f", "num_faces": 6, "arms": [arm.model_dump() for arm in arms],
-                "comparisons": [compare(arms, "held-out").model_dump()]}  # fmt: skip
-
-
-@pytest.fixture
-def doubles(monkeypatch):
-    found = Doubles()
-    monkeypatch.setattr("jobs.iteration_training.train", found.train)
-    monkeypatch.setattr("jobs.iteration_steps.clean", found.clean)
-    monkeypatch.setattr("jobs.iteration_steps.figures_of", found.figures_of)
-    monkeypatch.setattr("jobs.iteration_proof.conclude", found.conclude)
-    return found
-
+from loop_folder import AGAIN, ARMS, TRAININGS, WHOLE, write_faces
 
 # ------------------------------------------------------------------------------------ order
 
@@ -217,9 +63,9 @@ def test_two_rounds_clean_the_original_set_each_time(iterate, doubles, monkeypat
     sources = []
     clean = doubles.clean
 
-    def noting(run, name, faces, model):
+    def noting(run, name, faces, model, ask):
         sources.append((name, Path(faces.shards).name, Path(model).parent.parent.parent.name))
-        return clean(run, name, faces, model)
+        return clean(run, name, faces, model, ask)
 
     monkeypatch.setattr("jobs.iteration_steps.clean", noting)
     assert iterate("--rounds", 2, "--no-proof")[0] == 0
@@ -231,9 +77,9 @@ def test_cumulative_rounds_clean_what_the_last_one_gave(iterate, doubles, monkey
     sources = []
     clean = doubles.clean
 
-    def noting(run, name, faces, model):
+    def noting(run, name, faces, model, ask):
         sources.append(faces.shards)
-        return clean(run, name, faces, model)
+        return clean(run, name, faces, model, ask)
 
     monkeypatch.setattr("jobs.iteration_steps.clean", noting)
     assert iterate("--rounds", 2, "--no-proof", "--set", "cumulative=true")[0] == 0

@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
+from loop_folder import write_faces
 
 from pipeline.cleaning.loop.rounds import Figures
-from tests.jobs.test_iterate import write_faces
 from vsp_model.bundle import open_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,14 +24,6 @@ STAGE = {"kind": "idm", "model": MODEL, "run": RUN, "data": {"size": 32}, "adam"
 FIRST, SECOND = (f"round-{number}/train/idm" for number in (0, 1))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a loop's YAML, shards to train on, shards held out; no judges."""
@@ -46,19 +37,10 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def iterate(vsp, place):
-    def run(*more):
-        return vsp("iterate", place / "loop.yaml", place / "out", "--data", place / "data",
-                   "--held-out", place / "held", "--device", "cpu", *more)  # fmt: skip
-
-    return run
-
-
-@pytest.fixture
 def lenient(place, monkeypatch):
     """A gate that lets seven faces of the set through, other ones than they were."""
 
-    def clean(run, name, faces, model):
+    def clean(run, name, faces, model, ask):
         assert Path(model) == place / "out" / FIRST / "model.safetensors"
         (run.folder(name) / "manifest").mkdir(parents=True)
         write_faces(run.folder(name) / "b.tar", COUNT - 1, SIZE)

@@ -1,37 +1,26 @@
+"""A store behind a URL: what it promises, what a user does wrong, how it is read."""
+
 import io
 import multiprocessing
 import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from remote_stores import QUICK, staged
 
 from pipeline import objects, remote, scratch
 from pipeline.errors import RunError, UserError
-from pipeline.locks import run_lock
-from pipeline.objects import Patience
 from pipeline.remote import RemoteStore, find_remote, open_remote, stat_remote
 from pipeline.storage import StoreTrouble, open_store, read_log
-
-QUICK = Patience(tries=8, first_s=0.01, longest_s=0.05, total_s=10, connect_s=2, read_s=5)
-BRIEF = Patience(tries=3, first_s=0.01, longest_s=0.05, total_s=2, connect_s=1, read_s=0.5)
 
 
 @pytest.fixture
 def store(object_store):
     return RemoteStore(f"{object_store.url}/out", QUICK)
-
-
-def staged(store, attempt="000000.1", **files):
-    folder = store.begin(attempt)
-    for name, data in (files or {"tar": b"x" * 1000}).items():
-        (folder / name).write_bytes(data)
-    store.stage(attempt, list(files or {"tar": b""}))
-    return attempt
 
 
 # What a store promises
@@ -288,180 +277,6 @@ def test_shards_are_found_by_name_folder_and_glob(object_store):
             find_remote(none)
 
 
-# Faults
-
-
-@pytest.mark.parametrize(
-    "kind",
-    ["500", "lose", *(pytest.param(k, marks=pytest.mark.slow) for k in ("503", "429", "stop"))],
-)
-def test_one_fault_is_not_noticed(store, object_store, kind):
-    proxy = object_store.proxy
-    proxy.break_next("PUT", kind, path="/a")
-    store.write("a", b"1" * 1000)
-    assert proxy.num_seen("PUT", "/a") == 2
-    for kind_of_read in (kind, "cut"):
-        proxy.break_next("GET", kind_of_read, path="/a")
-        assert store.read("a") == b"1" * 1000
-    proxy.break_next("HEAD", kind, path="/a")
-    assert store.stat("a").size_bytes == 1000
-    proxy.break_next("DELETE", kind, path="/a")
-    store.remove("a")
-    proxy.break_next("GET", kind)
-    assert list(store.list()) == []
-
-
-def test_a_create_whose_answer_is_lost_is_success_once(store, object_store):
-    store.create("first", b"")
-    object_store.proxy.break_next("PUT", "lose", times=2, path="/record")
-    assert store.create("record", b"ours")
-    assert object_store.proxy.num_seen("PUT", "/record") == 3
-    assert not store.create("record", b"theirs")
-
-
-def test_an_upload_whose_answer_is_lost_is_not_sent_twice(store, object_store):
-    # Below botocore, aiohttp repeats a request once when its connection breaks.
-    object_store.proxy.break_next("PUT", "lose", times=2, path="/tar")
-    attempt = staged(store, tar=b"x" * 100_000)
-    assert object_store.proxy.num_seen("PUT", "/tar") == 2
-    store.publish(attempt, "tar")
-    assert store.stat("tar").size_bytes == 100_000
-
-
-def test_trouble_while_publishing_rolls_forward(store, object_store):
-    proxy = object_store.proxy
-    attempt = staged(store)
-    proxy.break_next("PUT", "lose", path="/out/tar")
-    proxy.break_next("DELETE", "lose")
-    store.publish(attempt, "tar")
-    assert store.read("tar") == b"x" * 1000
-    assert store.attempts() == []
-
-
-def test_a_log_begins_a_new_part_after_trouble(store, object_store):
-    store.append("log", "one")
-    object_store.proxy.break_next("PUT", "lose", times=2, path="/log")
-    store.append("log", "two")
-    store.append("log", "three")
-    assert len(store.parts("log")) == 2
-    object_store.proxy.break_next("PUT", "500", times=8, path="/log")
-    with pytest.raises(StoreTrouble):
-        store.append("log", "four")
-    store.append("log", "four")
-    assert read_log(store, "log") == ["one", "two", "three", "four"]
-
-
-def test_a_store_gone_for_good_is_trouble_within_the_bound(object_store, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    there = RemoteStore(object_store.url, BRIEF)
-    begun = time.monotonic()
-    with pytest.raises(StoreTrouble, match="no answer in 3 tries"):
-        there.write("a", b"")
-    assert time.monotonic() - begun < BRIEF.total_s + BRIEF.connect_s + 1
-
-
-@pytest.mark.parametrize("status", ["501", None])
-def test_a_store_without_conditions_is_told_of_once_and_used(store, object_store, caplog, status):
-    if status:
-        object_store.proxy.break_next("PUT", status)
-    else:
-        object_store.proxy.without.add("if-none-match")
-    assert store.create("a", b"1")
-    assert not store.create("a", b"2")
-    assert store.create("a", b"1")
-    assert [r.message for r in caplog.records if "no conditional writes" in r.message] != []
-    assert len(caplog.records) == 1
-    assert list(store.list()) == ["a"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["503", "lose", "stop", "cut"])
-@pytest.mark.parametrize("seed", range(3))
-def test_a_store_with_many_faults_gives_the_same_result(object_store, kind, seed, monkeypatch):
-    monkeypatch.setattr(remote, "BLOCK_BYTES", 10_000)
-    chance = random.Random(seed)
-    store = RemoteStore(f"{object_store.url}/out", QUICK)
-    proxy, data = object_store.proxy, chance.randbytes(100_000)
-
-    def trouble():
-        proxy.break_next(chance.choice(["*", "PUT", "GET", "HEAD"]), kind, chance.randrange(1, 4))
-
-    for number in range(10):
-        trouble()
-        attempt = staged(store, f"{number}.1", **{f"{number}.tar": data})
-        trouble()
-        assert store.create(f"_vsp/commits/{number}.json", attempt.encode())
-        trouble()
-        store.publish(attempt, f"{number}.tar")
-        store.discard(attempt)
-        store.append("log", f"{number}")
-        trouble()
-        with store.open(f"{number}.tar") as file:
-            assert file.read() == data
-    proxy.heal()
-    assert sorted(store.list()) == sorted([*(f"{n}.tar" for n in range(10)), *store.parts("log")])
-    assert store.attempts() == []
-    assert read_log(store, "log") == [str(number) for number in range(10)]
-
-
-@pytest.mark.slow
-def test_a_large_upload_goes_in_parts_and_survives_a_lost_one(store, object_store):
-    size = 40 * 2**20
-    folder = store.begin("s.1")
-    with (folder / "tar").open("wb") as file:
-        file.truncate(size)
-    object_store.proxy.break_next("PUT", "lose", path="partNumber=2")
-    object_store.proxy.break_next("POST", "lose", path="uploadId")
-    store.stage("s.1", ["tar"])
-    store.publish("s.1", "tar")
-    assert store.stat("tar").size_bytes == size
-    with store.open("tar") as file:
-        num_bytes = sum(len(piece) for piece in iter(lambda: file.read(2**20), b""))
-    assert num_bytes == size
-
-
-@pytest.mark.slow
-def test_slow_answers_are_given_up_within_the_bound(object_store):
-    store = RemoteStore(object_store.url, BRIEF)
-    store.write("a", b"1")
-    object_store.proxy.break_next("GET", "slow", seconds=1)
-    assert store.read("a") == b"1"
-    object_store.proxy.break_next("GET", "slow", times=99, seconds=1)
-    begun = time.monotonic()
-    with pytest.raises(StoreTrouble):
-        store.read("a")
-    assert time.monotonic() - begun < BRIEF.total_s + BRIEF.read_s + 1
-
-
-@pytest.mark.slow
-def test_whatever_breaks_only_our_classes_come_out(object_store):
-    patience = Patience(tries=2, first_s=0.001, total_s=1, connect_s=1, read_s=1)
-    store = RemoteStore(object_store.url, patience)
-    store.create("there", b"1")
-    uses = [
-        lambda: store.create("a", b"1"),
-        lambda: store.write("b", b"1"),
-        lambda: store.append("c", "1"),
-        lambda: store.read("there"),
-        lambda: store.stat("there"),
-        lambda: list(store.list()),
-        lambda: store.remove("b"),
-        lambda: staged(store, os.urandom(4).hex()),
-        lambda: store.open("there").read(),
-        lambda: find_remote(f"{object_store.url}/*.tar", patience),
-    ]
-    for kind in ("500", "503", "429", "400", "401", "403", "404", "405", "409", "412", "501",
-                 "lose", "cut", "stop"):  # fmt: skip
-        for use in uses:
-            object_store.proxy.break_next("*", kind, times=99)
-            try:
-                use()
-            except (StoreTrouble, UserError, RunError, FileNotFoundError):
-                pass
-            finally:
-                object_store.proxy.heal()
-
-
 # Scratch folders
 
 
@@ -479,81 +294,3 @@ def test_a_killed_process_leaves_nothing_for_long(tmp_path, monkeypatch):
     assert [path for path in root.iterdir() if path.is_dir()] == [ours]
     subprocess.run([sys.executable, "-c", code], check=True)
     assert [path for path in root.iterdir() if path.is_dir()] == [ours]
-
-
-# The run lock
-
-
-def test_a_second_driver_is_told_who_is_at_work(store):
-    with run_lock(store):
-        assert store.stat("_vsp/run.lock")
-        with pytest.raises(RunError, match=rf"another run .*pid {os.getpid()}, since 20"):
-            run_lock(store).acquire()
-    assert store.stat("_vsp/run.lock") is None
-    with run_lock(store):
-        pass
-
-
-def test_of_many_drivers_one_gets_the_lock(store):
-    def take(_):
-        lock = run_lock(RemoteStore(store.url, QUICK))
-        try:
-            lock.acquire()
-        except RunError:
-            return None
-        return lock
-
-    with ThreadPoolExecutor(6) as threads:
-        held = [lock for lock in threads.map(take, range(6)) if lock]
-    assert len(held) == 1
-    held[0].release()
-
-
-def test_a_dead_driver_of_this_machine_is_replaced_at_once(store):
-    code = (
-        "import os; from pipeline.locks import run_lock; from pipeline.storage import open_store\n"
-        f"run_lock(open_store({store.url!r})).acquire(); os._exit(0)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert store.stat("_vsp/run.lock")
-    with run_lock(store):
-        pass
-
-
-def test_a_silent_driver_elsewhere_is_replaced_after_its_time(store):
-    store.write("_vsp/run.lock", b'{"host": "elsewhere", "pid": 1, "since": "then"}')
-    with pytest.raises(RunError, match="host elsewhere, pid 1, since then"):
-        run_lock(store).acquire()
-    time.sleep(1.1)  # moto keeps whole seconds
-    with run_lock(store, stale_s=0.5), pytest.raises(RunError, match=f"pid {os.getpid()}"):
-        run_lock(store).acquire()
-
-
-def test_a_lock_is_kept_fresh_and_its_loss_noticed(store, object_store, caplog):
-    with run_lock(store, beat_s=0.05) as lock:
-        versions = {store.stat("_vsp/run.lock").version}
-        until = time.monotonic() + 10
-        while len(versions) < 2 and time.monotonic() < until:
-            versions.add(store.stat("_vsp/run.lock").version)
-        object_store.proxy.break_next("PUT", "lose", path="run.lock")
-        time.sleep(0.3)
-        assert not lock.is_lost
-        other = RemoteStore(store.url, QUICK)
-        while not lock.is_lost and time.monotonic() < until:
-            other.write("_vsp/run.lock", b'{"host": "elsewhere", "pid": 1, "since": "now"}')
-            time.sleep(0.02)
-        assert lock.is_lost
-    assert "another run has taken the lock over" in caplog.text
-    assert b"elsewhere" in store.read("_vsp/run.lock")  # not ours to remove
-    assert len(versions) > 1
-
-
-def test_no_thread_is_left(store, object_store):
-    before = threading.active_count()
-    store.write("a", b"1")
-    with store.open("a") as file:
-        file.read()
-    with run_lock(store):
-        pass
-    time.sleep(0.1)
-    assert threading.active_count() <= before + 1  # fsspec's own
