@@ -28,7 +28,7 @@ demo: $(STAMP) ## restore real faces and draw a before/after picture (FACES=fold
 	$(BIN)/vsp demo $(if $(FACES),--faces "$(FACES)")
 
 test: $(STAMP) ## the default tests, a few minutes on two cores
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 # One process a file: each full-size model gives its memory back before the next one is built.
 test-slow: $(STAMP) ## full-size parity, faults, a cluster of three nodes, kill -9: many minutes

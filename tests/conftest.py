@@ -18,6 +18,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MKL_NUM_THREADS", "2")
 
 
+def pytest_collection_modifyitems(items):
+    """For `--dist loadgroup`: a file stays on one worker, and so do all that start a Ray."""
+    for item in items:
+        with_ray = item.get_closest_marker("ray")
+        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else item.path.name))
+
+
 @pytest.fixture(autouse=True)
 def _seeded_torch() -> None:
     """Start every test from the same global generator, so that order does not matter."""
