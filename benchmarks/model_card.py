@@ -16,7 +16,8 @@ on 60 degraded training faces (--limit 60, 128 px), never on the faces of the ta
 of h 6 with unsharp 1.5, 3 gave 0.220 and 24.42 dB (1.5, 2: 0.223, 24.92 dB; 1, 1.5 and less unsharp
 were worse), bilateral 20, 3 gave 0.315 and 24.93 dB; the degraded faces have 0.336 and 24.76 dB.
 
-The third draws before and after of faces whose json says "public domain", and of no others.
+The third draws before and after of faces whose json says "public domain", and of no others; with
+--also, every model has its column.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,12 @@ def open_model(name: str, options: argparse.Namespace) -> Replica:
     return Replica(ReplicaConfig.model_validate(settings))
 
 
+def others(options: argparse.Namespace) -> dict[str, str]:
+    """Models beside the first, by the name that --also gives them."""
+    named = (also.partition("=") for also in options.also)
+    return {name: path for name, _, path in named}
+
+
 def restore(replica: Replica, lqs: Sequence[Pixels], keys: Sequence[str]) -> list[Pixels]:
     """Restore faces of the model's size, in order."""
     done: list[Pixels] = []
@@ -122,8 +129,7 @@ def measure(options: argparse.Namespace) -> None:
     keys = [face.key for face in faces]
     pictures = {name: [method(lq) for lq in lqs] for name, method in CLASSIC.items()}
     pictures["model"] = restore(replica, lqs, keys)
-    for also in options.also:
-        name, _, path = also.partition("=")
+    for name, path in others(options).items():
         pictures[name] = restore(open_model(path, options), lqs, keys)
     seen = {name: jury.see(shown, COLUMNS) for name, shown in pictures.items()}
     rows = {name: each.scores for name, each in (seen | {"truth": jury.truth}).items()}
@@ -133,8 +139,8 @@ def measure(options: argparse.Namespace) -> None:
     card = Card(rows, sets, stress, drawn, options.model, provenance(options, replica, jury))
     card.facts |= {"faces": len(faces), "people": len({face.person for face in faces})}
     if (embeddings := jury.truth.features.get(IDENTITY)) is not None:
-        others = np.roll(embeddings, len(faces) // 2, axis=0)
-        card.facts["identity of strangers"] = np.nanmean(cosine(embeddings, others)).round(3)
+        strangers = np.roll(embeddings, len(faces) // 2, axis=0)
+        card.facts["identity of strangers"] = np.nanmean(cosine(embeddings, strangers)).round(3)
     card.facts["seconds"] = round(time.monotonic() - began_s)
     (options.out / "card.md").write_text(markdown(card))
     (options.out / "card.json").write_text(json.dumps(as_json(card, keys), indent=1) + "\n")
@@ -183,29 +189,31 @@ def draw_extremes(
         draw_grid(out / f"{name}.png", [[column[i] for column in columns] for i in chosen])
 
 
-def draw_grid(path: Path, faces: Sequence[Sequence[Pixels]]) -> None:
-    """LQ | restored | truth, two faces a line."""
+def draw_grid(path: Path, faces: Sequence[Sequence[Pixels]], a_line: int = 2) -> None:
+    """LQ | restored | truth, so many faces a line."""
     cells = [list(face) for face in faces]
-    if len(cells) % 2:
+    while len(cells) % a_line:
         cells.append([np.full_like(cells[0][0], 255)] * len(cells[0]))
-    lines = [left + right for left, right in zip(cells[::2], cells[1::2], strict=True)]
+    lines = [list(chain(*cells[n : n + a_line])) for n in range(0, len(cells), a_line)]
     path.write_bytes(images.encode(compare.side_by_side(lines), "png"))
 
 
 def show(options: argparse.Namespace) -> None:
-    """Before and after of public-domain faces."""
-    replica = open_model(options.model, options)
+    """Public-domain faces before and after each model."""
+    replicas = [open_model(name, options) for name in (options.model, *others(options).values())]
     free = [face for face in read_faces(options.show) if "public domain" in face.licence.lower()]
     if not free:
         raise UserError(f"--show {options.show}: no face whose json says 'public domain'")
-    step = max(1, len(free) // options.show_count)
-    faces = [at_size(face, replica.size) for face in free[::step][: options.show_count]]
-    lqs = [degraded(face, replica.size, options.seed) for face in faces]
-    restored = restore(replica, lqs, [face.key for face in faces])
+    step, size = max(1, len(free) // options.show_count), replicas[0].size
+    faces = [at_size(face, size) for face in free[::step][: options.show_count]]
+    keys = [face.key for face in faces]
+    lqs = [degraded(face, size, options.seed) for face in faces]
+    restored = [restore(replica, lqs, keys) for replica in replicas]
+    columns = [lqs, *restored, [face.pixels for face in faces]]
     options.out.mkdir(parents=True, exist_ok=True)
-    triples = zip(lqs, restored, (face.pixels for face in faces), strict=True)
-    draw_grid(options.out / "faces.png", [list(triple) for triple in triples])
-    print(f"{options.out / 'faces.png'}: {', '.join(face.key for face in faces)}")
+    rows = list(zip(*columns, strict=True))
+    draw_grid(options.out / "faces.png", rows, 2 if len(replicas) == 1 else 1)
+    print(f"{options.out / 'faces.png'}: {', '.join(keys)}")
 
 
 def tune(options: argparse.Namespace) -> None:
