@@ -45,9 +45,9 @@ class Codebook(nn.Module):
 def gate(quality: Tensor, config: BooksConfig) -> Tensor:
     """How much of the HQ+ codes is added where a quality is asked for: alpha sigmoid(...) [I].
 
-    The released code adds alpha whatever is asked for, as ours does for a model without a condition
-    (``IQP.gate``). An unknown quality gives 0: in stage I a picture without a score is decoded from
-    the common codes alone.
+    The released code adds alpha whatever is asked for [C]. So do we where nothing is asked for, and
+    in a model without a condition (``IQP.gate``): one that is given a condition restores as it did
+    until somebody asks.
 
     Args:
         quality: (B,), percentiles; NaN: unknown. Beyond [0, 1] they count as 0 and 1.
@@ -58,7 +58,7 @@ def gate(quality: Tensor, config: BooksConfig) -> Tensor:
     """
     u = quality.clamp(0, 1)
     weight = config.alpha * ((u - config.threshold) / config.softness).sigmoid()
-    return torch.where(quality.isnan(), 0.0, weight)
+    return torch.where(quality.isnan(), config.alpha, weight)
 
 
 def above(quality: Tensor, config: BooksConfig) -> Tensor:
