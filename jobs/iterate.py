@@ -30,7 +30,9 @@ def command(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="What cleans: trained (in the loop), default (built-in), or a bundle."),
+        typer.Option(
+            help="What cleans: trained (in the loop), default, vspbfr, iqp, idm, or a bundle."
+        ),
     ] = None,
     proof: Annotated[
         bool, typer.Option("--proof/--no-proof", help="Train the generators that are compared.")
