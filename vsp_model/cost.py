@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 # Not the meta device: autocast, which the networks switch off around their float32 islands, does
 # not know it. Fake tensors say "cpu" and hold as little.
@@ -28,15 +28,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from vsp_model.ask import Ask
-from vsp_model.checkpoints import hollow
-from vsp_model.registry import AnyConfig, Model, build
+from vsp_model.idm.chain import Settings as ChainSettings
+from vsp_model.registry import AnyConfig, build
 from vsp_model.runtime import Precision, Runtime
-from vsp_model.vspbfr import VSPBFR, VSPBFRConfig
+from vsp_model.vspbfr import VSPBFR
 
 PAPER_PARAMETERS = 420_880_000
 PAPER_OPERATIONS = 570_210_000_000
 """VSPBFR, Table III; what the paper counts as one operation is not known."""
 
+_PUBLISHED = {
+    "encoder": "style_encoder",
+    "diffuser": "code_diffuser",
+    "prior": "stylegan_generator",
+    "restoration": "restoration_net",
+}
+"""VSPBFR's modules under the names of the published counts."""
 _FLOPS_PER_MAC = 2  # of torch's formulas
 _GROUPS = 8  # index among the arguments of a convolution
 _ENCODER_PIXELS_AT_512 = 4  # times the pixels of the 256 input that the encoder really gets
@@ -62,9 +69,10 @@ class ModelCost:
     """Of a whole model, for one image; VSPBFR's modules under the names of the published counts."""
 
     modules: dict[str, Cost]
-    """What one restoration runs: the generator up to the last feature that the restorer reads."""
+    """What one restoration runs, as often as it does: twice under guidance, each step of a chain;
+    of the generator only up to the last feature that the restorer reads."""
     generator_with_image: Cost | None = None
-    """VSPBFR: the whole generator, RGB branch included, which restoration does not need."""
+    """VSPBFR: the whole generator, RGB branch included, run once; restoration does not need it."""
 
     @property
     def total(self) -> Cost:
@@ -98,64 +106,49 @@ def _sum(costs: Sequence[Cost]) -> Cost:
     )
 
 
-def count(config: AnyConfig) -> ModelCost:
-    """Count parameters and MACs per module, on tensors without values."""
-    return _count_chain(config) if isinstance(config, VSPBFRConfig) else _count_children(config)
+def count(config: AnyConfig, settings: Any = None) -> ModelCost:
+    """Count parameters and MACs per module, on tensors without values.
 
-
-def _count_children(config: AnyConfig) -> ModelCost:
-    """A restoration as the model does it by itself: with its own number of steps, unguided."""
-    shape = cast(Model, hollow(lambda: build(config)))
-    drawn, settings = shape.drawn(["a"]), shape.settle(Ask())  # numpy knows no fake tensors
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _FlopCounter() as counter:
+    Args:
+        config: Of the model.
+        settings: What is asked of it (``Model.settle``); None: what it does by itself.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
         model: Any = build(config).eval()
-        children = dict(model.named_children())
+    settings, steps = _one_step(model.settle(Ask()) if settings is None else settings)
+    drawn = model.drawn(["a"], mode="mean")  # real: numpy draws, and knows no fake tensors
+    children: dict[str, nn.Module] = dict(model.named_children())
+    with fake, torch.no_grad(), _MacCounter() as counter:
         for name, child in children.items():
             for module in child.modules():
                 module.register_forward_pre_hook(lambda *_, name=name: counter.enter(name))
-        lq = torch.empty(1, 3, config.size, config.size)
-        model(lq, drawn, settings)
-    return ModelCost({name: _child_cost(child, counter.of[name])
-                      for name, child in children.items()})  # fmt: skip
+        model(torch.empty(1, 3, config.size, config.size), drawn, settings)
+    modules = {_PUBLISHED.get(name, name):
+               _cost(child, steps * counter.plain[name], steps * counter.depthwise[name])
+               for name, child in children.items()}  # fmt: skip
+    return ModelCost(modules, _whole_prior(model, fake) if isinstance(model, VSPBFR) else None)
 
 
-def _child_cost(module: nn.Module, flops: int) -> Cost:
+def _one_step(settings: Any) -> tuple[Any, int]:
+    """Settings that walk one step of a chain, and how often it counts: all steps cost alike."""
+    if isinstance(settings, ChainSettings):
+        return settings._replace(steps=1), settings.steps
+    return settings, 1
+
+
+def _whole_prior(model: VSPBFR, fake: FakeTensorMode) -> Cost:
+    """The whole generator with its RGB branch, which no restoration runs."""
+    prior = model.config.prior
+    with fake:
+        codes = torch.empty(1, prior.num_slots, prior.style_dim)
+        return _cost(model.prior, *count_macs(lambda: model.prior(codes, image=True)))
+
+
+def _cost(module: nn.Module, macs: int, fir_macs: int) -> Cost:
     parameters = sum(p.numel() for p in module.parameters())
     stored = sum(t.numel() for t in module.state_dict().values())
-    return Cost(parameters, stored - parameters, flops // _FLOPS_PER_MAC, 0)
-
-
-def _count_chain(config: VSPBFRConfig) -> ModelCost:
-    size, tokens, width = config.size, config.encoder.num_tokens, config.encoder.style_dim
-    with FakeTensorMode():
-        model = VSPBFR(config).eval()
-        lq, codes = torch.empty(1, 3, size, size), torch.empty(1, tokens, width)
-        z = torch.empty(1, 1, width)
-        features: list[Tensor] | None = None
-
-        def bank() -> None:
-            nonlocal features
-            if config.restoration.facial_priors:
-                features = model.prior(codes, stop=model.prior_stop).features
-
-        modules = {"style_encoder": _cost(model.encoder, lambda: model.encoder(lq))}
-        if diffuser := model.diffuser:
-            modules["code_diffuser"] = _cost(diffuser, lambda: diffuser.sample(codes, codes))
-        modules["stylegan_generator"] = _cost(model.prior, bank)
-        modules["restoration_net"] = _cost(
-            model.restoration, lambda: model.restoration(lq, codes, z, features)
-        )
-        if condition := model.condition:
-            modules["condition"] = _cost(condition, lambda: condition(torch.zeros(1)))
-        all_codes = torch.empty(1, config.prior.num_slots, width)
-        whole = _cost(model.prior, lambda: model.prior(all_codes, image=True))
-    return ModelCost(modules, whole)
-
-
-def _cost(module: nn.Module, run: Callable[[], object]) -> Cost:
-    parameters = sum(p.numel() for p in module.parameters())
-    stored = sum(t.numel() for t in module.state_dict().values())
-    return Cost(parameters, stored - parameters, *count_macs(run))
+    return Cost(parameters, stored - parameters, macs, fir_macs)
 
 
 def count_macs(run: Callable[[], object]) -> tuple[int, int]:
@@ -163,22 +156,21 @@ def count_macs(run: Callable[[], object]) -> tuple[int, int]:
 
     The FIR filters are the only depthwise convolutions of this package.
     """
-    with torch.no_grad(), _FlopCounter() as counter:
+    with torch.no_grad(), _MacCounter() as counter:
         run()
-    return counter.plain // _FLOPS_PER_MAC, counter.depthwise // _FLOPS_PER_MAC
+    return counter.plain[""], counter.depthwise[""]
 
 
-class _FlopCounter(TorchDispatchMode):
+class _MacCounter(TorchDispatchMode):
     """Sums torch's own formulas, as ``FlopCounterMode`` does, without its hooks on every module.
 
-    The hooks are a third of the time, and what is asked here is one sum per call.
+    The hooks are a third of the time, and what is asked here is one sum a part of a model.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.plain = 0
-        self.depthwise = 0
-        self.of: Counter[str] = Counter()
+        self.plain: Counter[str] = Counter()
+        self.depthwise: Counter[str] = Counter()
         self._inside = ""
 
     def enter(self, name: str) -> None:
@@ -191,12 +183,9 @@ class _FlopCounter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
-            flops = formula(*args, **(kwargs or {}), out_val=out)
-            if func.overloadpacket is torch.ops.aten.convolution and args[_GROUPS] > 1:
-                self.depthwise += flops
-            else:
-                self.plain += flops
-            self.of[self._inside] += flops
+            macs = formula(*args, **(kwargs or {}), out_val=out) // _FLOPS_PER_MAC
+            is_depthwise = func.overloadpacket is torch.ops.aten.convolution and args[_GROUPS] > 1
+            (self.depthwise if is_depthwise else self.plain)[self._inside] += macs
         return out
 
 

@@ -60,13 +60,13 @@ def measure(config: ReplicaConfig) -> MethodCost:
 
 
 def count(restorer: Restorer) -> tuple[int, int]:
-    """Parameters, and multiply-accumulates of one face.
+    """Parameters, and multiply-accumulates of one face, restored as it is asked for.
 
     Raises:
         TypeError: If it is no network.
     """
     if isinstance(restorer, Runtime):
-        total = cost.count(restorer.model.config).total
+        total = cost.count(restorer.model.config, restorer.settings).total
         return total.parameters, total.macs + total.fir_macs
     if isinstance(restorer, Refined):
         both = [count(runtime) for runtime in restorer.runtimes]

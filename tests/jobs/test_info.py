@@ -142,6 +142,13 @@ def test_a_configuration_is_counted_and_measured_as_json(vsp, tmp_path, threads)
     assert bench["images_per_s_best"] == 1 / min(bench["round_s"])
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_model_is_counted(vsp, path):
+    code, out, err = vsp("info", path)
+    assert (code, err) == (0, "")
+    assert "sum for one restoration" in out
+
+
 def test_dry_run_prints_the_settings_only(vsp):
     code, out, _ = vsp("info", CONFIGS / "vspbfr-64.yaml", "-n")
     assert code == 0

@@ -4,10 +4,12 @@ import pytest
 import torch
 import yaml
 
+from jobs.models import asked_model
 from pipeline.baselines.own import FaceByFace
 from pipeline.benchmark import cost
 from pipeline.benchmark.cost import count, images_per_s, measure
-from pipeline.replica import ReplicaConfig
+from pipeline.replica import ReplicaConfig, load_model
+from vsp_model.ask import Ask
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "ablations" / "model.yaml"
 
@@ -34,14 +36,21 @@ def test_only_networks_are_counted():
         count(restorer)
 
 
+def of(*asked):
+    """Parameters and multiply-accumulates of a built-in model."""
+    config = ReplicaConfig.model_validate({"model": asked_model(*asked)})
+    return count(load_model(config))
+
+
 def test_two_models_in_a_row_cost_what_both_cost():
-    from jobs.models import asked_model
-    from pipeline.replica import load_model
-    from vsp_model.ask import Ask
-
-    def of(*asked):
-        config = ReplicaConfig.model_validate({"model": asked_model(*asked)})
-        return count(load_model(config))
-
     first, second = of("vspbfr", Ask()), of("idm", Ask())
     assert of("idm", Ask(), "vspbfr") == tuple(a + b for a, b in zip(first, second, strict=True))
+
+
+def test_what_is_asked_of_a_model_is_counted():
+    parameters, macs = of("idm", Ask())
+    assert of("idm", Ask(steps=10)) == (parameters, 10 * macs)
+    guided = of("vspbfr", Ask(quality=0.9, guidance=2))
+    alone = of("vspbfr", Ask(quality=0.9))
+    assert 1.2 * alone[1] < guided[1] < 2 * alone[1], "all twice but the encoder"
+    assert of("iqp", Ask(fidelity=0))[1] < of("iqp", Ask(fidelity=1))[1]

@@ -3,7 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.vsp_model import tiny_idm, tiny_iqp
 from vsp_model import cost, registry
+from vsp_model.ask import Ask
+from vsp_model.iqp.config import IQPConfig
 from vsp_model.ops import fir_kernel, upfirdn2d
 from vsp_model.randomness import draw
 from vsp_model.runtime import Runtime, RuntimeConfig
@@ -12,7 +15,11 @@ from vsp_model.vspbfr import VSPBFRConfig
 CHANNELS = [32, 32, 16, 16]
 
 
-def tiny(style_dim: int = 32, **restoration) -> VSPBFRConfig:
+IQP = IQPConfig.model_validate(tiny_iqp.TINY | {"fidelity": 0.5})
+DIALLED = tiny_idm.config(unet={"condition": {}})
+
+
+def tiny(style_dim: int = 32, condition: dict | None = None, **restoration) -> VSPBFRConfig:
     """32 pixels and a prior of 64, so that the restorer needs a part of it."""
     return VSPBFRConfig.model_validate(
         {
@@ -41,6 +48,7 @@ def tiny(style_dim: int = 32, **restoration) -> VSPBFRConfig:
                 "mapping_layers": 2,
                 **restoration,
             },
+            "condition": condition,
         }
     )
 
@@ -86,6 +94,37 @@ def test_the_modules_add_up_to_what_a_real_restoration_computes(
         model(lq, random)
     per_image = counted.total.macs + counted.total.fir_macs
     assert flops.get_total_flops() == 2 * batch_size * per_image
+
+
+def vspbfr_with_a_dial() -> VSPBFRConfig:
+    return tiny(condition={"num_tokens": 8, "style_dim": 32, "global_dim": 32})
+
+
+@pytest.mark.parametrize(
+    ("config", "ask"),
+    [
+        (vspbfr_with_a_dial(), Ask(quality=0.5)),
+        (vspbfr_with_a_dial(), Ask(quality=0.5, guidance=2)),
+        (IQP, Ask()),
+        (IQP, Ask(fidelity=0)),
+        (IQP, Ask(guidance=2)),
+        (DIALLED, Ask(steps=1)),
+        (DIALLED, Ask(quality=0.5, guidance=2)),
+        (DIALLED, Ask(start="estimate", t0=0.02, steps=2)),
+        (tiny_idm.config(eta=0.5), Ask()),
+        (tiny_idm.config(sampler="ancestral"), Ask()),
+    ],
+    ids=lambda each: getattr(each, "kind", "-".join(sorted(each.model_fields_set))),
+)
+def test_what_is_asked_costs_what_it_really_computes(config, ask, one_thread):
+    model = registry.untrained(config).requires_grad_(False)
+    settings, lq = model.settle(ask), torch.zeros(1, 3, config.size, config.size)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        model(lq, model.drawn(["a"]), settings)
+    total = cost.count(config, settings).total
+    assert flops.get_total_flops() == 2 * (total.macs + total.fir_macs)
+    if ask == Ask():
+        assert cost.count(config).total == total
 
 
 def test_parameters_and_buffers_are_those_of_the_real_model(counted, model):
