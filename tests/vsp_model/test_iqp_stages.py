@@ -1,4 +1,4 @@
-"""The three stages of IQP: who learns from what."""
+"""The stages of IQP, the third apart (test_iqp_fidelity.py): who learns from what."""
 
 import math
 
@@ -10,11 +10,13 @@ from tests.vsp_model.tiny_iqp import (
     KINDS,
     NAN,
     SIZE,
+    TINY,
     USED,
     batch_of,
     brightness,
     moment,
     stage_of,
+    step_on,
 )
 from vsp_model.ask import Ask
 from vsp_model.checkpoints import load, save_parts
@@ -34,15 +36,6 @@ def _one_thread():
 
 
 # ------------------------------------------------------------------------- stage I
-
-
-def step_on(stage, batch, n=0):
-    before = [b.clone() for b in stage.buffers()]
-    assert not any(b.any() for b in before)
-    for player in stage.players.values():
-        player.zero_grad()
-    terms = stage.accumulate(batch, moment(n))
-    return terms, stage.after_update(moment(n), terms)
 
 
 @pytest.mark.parametrize("low", [(0.1, 0.5, 0.0, NAN), (NAN,) * 4, (-3.0, 0.2, 0.4, 0.49)])
@@ -133,9 +126,32 @@ def test_a_trained_book_keeps_the_codes_that_its_first_batches_do_not_use():
     assert step() == 5  # they have waited as long as any
 
 
+PATCHES = {"network": {"channels": 16, "num_layers": 1}, "starts_at": 0.5}
+
+
+def test_attention_between_the_books_learns_from_the_picture():
+    stage = stage_of("books", model={"books": TINY["books"] | {"fusion": "attention"}})
+    fusion = stage.dictionary.fusion
+    before = {name: value.clone() for name, value in fusion.named_parameters()}
+    stage.accumulate(batch_of(quality=(0.1, 0.5, 0.0, NAN)), moment())
+    assert not any(p.grad.any() for p in fusion.parameters())  # nobody's HQ+ codes are added
+    weights = stage.config.weights.model_copy(update={"books": 0.0})
+    stage.config = stage.config.model_copy(update={"weights": weights})
+    stage.players["books"].zero_grad()
+    stage.accumulate(batch_of(quality=(0.9,) * 4), moment())
+    assert all(p.grad.any() for p in fusion.parameters())
+    assert stage.encoder.last.weight.grad.any()
+    books = (stage.dictionary.common.codes, stage.dictionary.hq.codes)
+    assert all(codes.grad is None for codes in books)  # their own loss alone teaches them
+    player = stage.players["books"]
+    player.update(player.gradient_norm(), 0, 1)
+    moved = [not torch.equal(before[name], value) for name, value in fusion.named_parameters()]
+    assert all(moved)
+    assert len(moved) == 8
+
+
 def test_the_adversary_is_balanced_by_gradients():
-    patches = {"network": {"channels": 16, "num_layers": 1}, "starts_at": 0.5}
-    stage = stage_of("books", patches=patches)
+    stage = stage_of("books", patches=PATCHES)
     terms, figures = step_on(stage, batch_of())
     assert "adversarial" not in terms
     assert "balance" not in figures
@@ -240,6 +256,23 @@ def test_the_scores_gradient_goes_where_the_mode_says(mode, reached, missed):
     assert all(p.grad is None for p in stage.dictionary.parameters())
 
 
+@pytest.mark.parametrize("mode", ["st_encoder", "st_logits"])
+def test_the_score_is_that_of_a_picture_as_wide_as_its_network(mode):
+    seen = []
+
+    def judge(image):
+        seen.append(image.dtype)
+        return brightness(image)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        stage = stage_of("codes", Judges(quality=judge), quality_mode=mode)
+        stage.accumulate(batch_of(), moment())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen == [torch.float64]
+
+
 def test_hard_codes_go_forward_in_either_mode():
     stage = stage_of("codes", quality_mode="st_logits")
     predicted = stage._predict(batch_of(), torch.full((4,), 0.9))
@@ -286,77 +319,3 @@ def test_validation_needs_no_score():
         assert all(torch.isfinite(value) for value in figures.values())
         assert math.isfinite(figures["loss"])
         assert all(x.shape == (4, 3, SIZE, SIZE) for x in stage.preview(batch_of()).values())
-
-
-# ------------------------------------------------------------------------ stage III
-
-
-@pytest.mark.parametrize("train_encoder", [False, True])
-def test_only_the_fusion_learns_unless_the_encoder_may(train_encoder):
-    stage = stage_of("fidelity", train_encoder=train_encoder)
-    terms = stage.accumulate(batch_of(), moment())
-    assert ("anchor" in terms) == train_encoder
-    for name, net in stage.parts.items():
-        moved = any(p.grad is not None for p in net.parameters())
-        assert moved == (name == "fusion" or (name == "lq_encoder" and train_encoder))
-
-
-def test_w_is_1_or_drawn():
-    assert stage_of("fidelity")._fidelity(batch_of()).tolist() == [[[[1.0]]]] * 4
-    drawn = stage_of("fidelity", random_share=1.0)._fidelity(batch_of()).flatten()
-    assert len(set(drawn.tolist())) == 4
-    assert (drawn < 1).all()
-
-
-def loud(stage):
-    with torch.no_grad():  # codes of the size of latents, so that a gate shows
-        for book in (stage.model.dictionary.common, stage.model.dictionary.hq):
-            book.codes.normal_()
-    return stage
-
-
-def test_training_and_restoring_without_a_condition_add_the_same():
-    stage = loud(stage_of("fidelity", model={"condition": None}))
-    settings = stage.model.settle(Ask())._replace(fidelity=1.0)
-    for quality in ((0.9,) * 4, (0.1, NAN, 0.2, 0.9)):
-        batch = batch_of(quality=quality)
-        terms = stage.accumulate(batch, moment())
-        with torch.no_grad():
-            image = stage.model(batch.lq, settings=settings)
-        torch.testing.assert_close(terms["l1"], (image - batch.hq).abs().mean())
-    untold = stage_of("codes", model={"condition": None})
-    assert (
-        untold._predict(batch_of(), torch.full((4,), NAN)).gate.tolist() == [pytest.approx(0.8)] * 4
-    )
-
-
-def test_qualities_are_withheld_where_the_condition_learns():
-    model = {"condition": {"drop": 1.0}}
-    assert stage_of("books", model=model).accumulate(batch_of(), moment())["above"] == 0.5
-    losses = {
-        kind: [
-            loud(stage_of(kind, model=model))
-            .accumulate(batch_of(quality=(quality,) * 4), moment())["loss"]
-            .item()
-            for quality in (0.1, 0.9)
-        ]
-        for kind in ("codes", "fidelity")
-    }
-    assert losses["codes"][0] == losses["codes"][1]
-    assert losses["fidelity"][0] != losses["fidelity"][1]
-
-
-def test_only_the_stage_that_trains_a_condition_gives_it_the_scores():
-    knots = [0.2 + n / 1000 for n in range(101)]
-    taken = {}
-    for kind in ("codes", "fidelity"):
-        stage = stage_of(kind)
-        stage.observe_scores(knots)
-        taken[kind] = stage.result()["embedding"].condition.knots
-    assert taken["codes"].tolist() == pytest.approx(knots)
-    assert taken["fidelity"].tolist() == pytest.approx([n / 100 for n in range(101)])
-
-
-def test_there_is_no_stage_3_without_sides():
-    with pytest.raises((ValueError, KeyError), match="fidelity_sides: empty"):
-        stage_of("fidelity", model={"fidelity_sides": ()})

@@ -18,6 +18,7 @@ from tests.vsp_model.tiny_iqp import (
 from vsp_model.train.distributed import Alone
 from vsp_model.train.judges import Judges
 from vsp_model.train.loop import Trainer
+from vsp_model.train.sameness import config_identity
 from vsp_model.train.store import FolderStore
 
 
@@ -87,15 +88,23 @@ PATCHES = {"network": {"channels": 16, "num_layers": 1}, "starts_at": 0.0}
         ("books", {"model": {"books": BOOKS}, "patches": PATCHES}),
         pytest.param("books", {}, marks=pytest.mark.slow),
         ("codes", {}),
+        pytest.param("codes", {"quality_mode": "st_encoder"}, marks=pytest.mark.slow),
+        pytest.param("codes", {"quality_mode": "st_logits"}, marks=pytest.mark.slow),
         pytest.param(
             "fidelity", {"train_encoder": True, "random_share": 0.5}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "fidelity",
+            {"patches": PATCHES | {"starts_at": 0.1}, "late": {}},
+            marks=pytest.mark.slow,
         ),
     ],
 )
 def test_two_workers_are_one(tmp_path, doubles, kind, settings):
     run = {"num_images": 20 * BATCH, "part_size": 2, "checkpoint_images": 100 * BATCH,
            "log_images": 20 * BATCH, "preview_images": 100 * BATCH}  # fmt: skip
-    alone, *pair = [stage_of(kind, run=run, **settings) for _ in range(3)]
+    judges = Judges(quality=brightness, monitor=brightness)
+    alone, *pair = [stage_of(kind, judges, run=run, **settings) for _ in range(3)]
     Trainer(alone, Alone(), FolderStore(tmp_path / "1"), Notes()).train(Source())
     meeting, faults = Meeting(), []
 
@@ -129,6 +138,7 @@ def test_two_workers_are_one(tmp_path, doubles, kind, settings):
         ("books", {"model": {"books": BOOKS}, "patches": PATCHES, "adam": {"lr": 1e-3}}),
         ("codes", {"quality_mode": "st_logits", "guard": {"every_steps": 2}}),
         ("fidelity", {}),
+        ("fidelity", {"patches": PATCHES, "train_encoder": True}),
     ],
 )
 def test_a_resumed_run_has_the_same_losses_and_weights(tmp_path, kind, settings):
@@ -143,3 +153,15 @@ def test_a_resumed_run_has_the_same_losses_and_weights(tmp_path, kind, settings)
     Trainer(resumed, Alone(), folder, again).train(Source())
     assert same(state_of(resumed), state_of(whole))
     assert again.figures == notes.figures[2:]
+
+
+def test_what_joined_later_and_is_off_leaves_a_run_what_it_was():
+    """Or a run of before could not be resumed, and would give a file with another hash."""
+    before = config_identity(stage_of("fidelity").config)
+    assert not {"patches", "late"} & before.keys()
+    assert "final_lr" not in before["adam"]
+    assert config_identity(stage_of("books").config)["patches"] is None  # as ever
+    adam = {"lr": 1e-3, "decay": "cosine", "final_lr": 1e-4}
+    now = config_identity(stage_of("fidelity", adam=adam, late={}, patches=PATCHES).config)
+    assert {"patches", "late"} <= now.keys()
+    assert now["adam"]["final_lr"] == 1e-4

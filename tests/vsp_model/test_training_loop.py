@@ -166,6 +166,7 @@ def test_statistics_are_the_means_over_parts(tmp_path, part_size):
         ({}, [1.0, 1.0, 1.0, 1.0]),
         ({"warmup_images": 8}, [1 / 8, 5 / 8, 1.0, 1.0]),
         ({"decay": "cosine"}, [1.0, 0.853553, 0.5, 0.146447]),
+        ({"decay": "cosine", "final_lr": 4e-4}, [1.0, 0.912132, 0.7, 0.487868]),
     ],
 )
 def test_the_learning_rate_follows_its_schedule(tmp_path, settings, expected):
@@ -175,6 +176,15 @@ def test_the_learning_rate_follows_its_schedule(tmp_path, settings, expected):
     rates = [values["lr/encoder"] for _, values in notes.figures]
     assert rates == pytest.approx([1e-3 * each for each in expected], rel=1e-4)
     assert learning_rate(AdamConfig(**adam), 12, 16) == pytest.approx(rates[-1], rel=1e-5)
+
+
+def test_a_rate_to_end_at_needs_a_rate_that_falls():
+    with pytest.raises(
+        ValueError, match=r"final_lr 0.0001: the rate is constant; use decay: cosine"
+    ):
+        AdamConfig(lr=1e-3, final_lr=1e-4)
+    with pytest.raises(ValueError, match=r"final_lr 0.01: expected at most lr 0.001"):
+        AdamConfig(lr=1e-3, decay="cosine", final_lr=1e-2)
 
 
 def test_gradients_are_clipped_to_the_configured_norm():

@@ -76,6 +76,15 @@ def moment(step=0):
     return Moment(step, step * BATCH, RUN["num_images"], 1)
 
 
+def step_on(stage, batch, n=0):
+    before = [b.clone() for b in stage.buffers()]
+    assert not any(b.any() for b in before)
+    for player in stage.players.values():
+        player.zero_grad()
+    terms = stage.accumulate(batch, moment(n))
+    return terms, stage.after_update(moment(n), terms)
+
+
 def part_of(batch, piece):
     tensors = (field[piece].contiguous() for field in batch[2:])
     return Batch(batch.keys[piece], batch.streams[piece], *tensors)

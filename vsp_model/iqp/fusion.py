@@ -71,7 +71,7 @@ class FidelityFusion(nn.Module):
 
         Args:
             features: of the degraded face by side, (B, C, r, r) each; of a tail the face itself.
-            fidelity: w in [0, 1], or one for each face, (B, 1, 1, 1).
+            fidelity: w in [0, 1], or one for each face, (B, 1, 1, 1); training may go beyond 1.
         """
         return partial(self._modulated, features, fidelity)
 

@@ -20,7 +20,17 @@ class AdamConfig(Config):
     warmup_images: int = Field(0, ge=0)
     """The learning rate rises linearly over them."""
     decay: Literal["constant", "cosine"] = "constant"
-    """Cosine falls to zero at the run's last image."""
+    """Cosine falls to ``final_lr`` at the run's last image."""
+    final_lr: float | None = Field(None, ge=0)
+    """Null: zero."""
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.final_lr is not None and self.decay == "constant":
+            raise ValueError(f"final_lr {self.final_lr}: the rate is constant; use decay: cosine")
+        if (self.final_lr or 0) > self.lr:
+            raise ValueError(f"final_lr {self.final_lr}: expected at most lr {self.lr}")
+        return self
 
 
 class EMAConfig(Config):

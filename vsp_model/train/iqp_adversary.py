@@ -1,4 +1,4 @@
-"""The discriminator of IQP's stage I: patches, hinge losses, a weight that follows gradients."""
+"""The discriminator of IQP's stages I and III: patches, hinge losses, a balancing weight."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PatchConfig(Config):
 
 
 class PatchAdversaryConfig(Config):
-    """How the discriminator plays; the defaults are the released code's [C].
+    """How the discriminator plays; the defaults are the released code's in stage I [C].
 
     Attributes:
         network: Its widths.
@@ -82,8 +82,8 @@ class PatchAdversary:
     """A new discriminator that joins a stage's players.
 
     The adversarial term's weight lambda = |gradient of the other losses| / |its gradient|, both at
-    the decoder's last layer. The gradients are those of the whole batch, means over all parts as
-    the loop makes them of ``gathered``, and count for the next step: a lambda of each part would
+    the last layer that is trained. The gradients are those of the whole batch, means over all parts
+    as the loop makes them of ``gathered``, and count for the next step: a lambda of each part would
     depend on how a batch is cut [I].
     """
 
@@ -120,6 +120,21 @@ class PatchAdversary:
             (found,) = torch.autograd.grad(image, self._last, gradient, retain_graph=True)
             kept.add_(found)
         return wanted + self.config.weight * self.balance * pull, loss.detach()
+
+    def backward(self, loss: Tensor, image: Tensor, real: Tensor, moment: Moment) -> Terms:
+        """Add one part's gradients: the other losses', the adversary's, the discriminator's own.
+
+        Args:
+            loss: the other losses.
+            image: that the generator made, which they look at.
+            real: true pictures.
+            moment: of the part.
+        """
+        (wanted,) = torch.autograd.grad(loss, image, retain_graph=True)
+        pull, adversarial = self.pull(image, wanted)
+        # The loss's own gradient, and what the adversary adds at the picture.
+        self._stage.backward(loss + (image * (pull - wanted).detach()).sum(), moment)
+        return {"adversarial": adversarial} | self.accumulate(real, image, moment)
 
     def accumulate(self, real: Tensor, fake: Tensor, moment: Moment) -> Terms:
         """One part of the discriminator's step: hinge losses."""

@@ -51,7 +51,7 @@ class BooksWeights(Config):
 
 class IQPBooksConfig(StageConfig):
     """``vsp train iqp-books``; the defaults are the released code's [C], but for the rate: there it
-    falls as a cosine to 6e-5, constant here.
+    falls as a cosine to 6e-5 (configs/train/512/iqp-books.yaml), constant here.
     """
 
     kind: Literal["iqp-books"] = "iqp-books"
@@ -135,7 +135,7 @@ class IQPBooksStage(Stage):
         plays = self.patches is not None and self.patches.active(moment)
         loss, kept = weighted(terms | {"books": quantised.loss}, dict(self.config.weights))
         if self.patches and plays:
-            kept |= self._pulled(loss, image, batch, moment)
+            kept |= self.patches.backward(loss, image, batch.hq, moment)
         else:
             self.backward(loss, moment)
         return detached(kept | {"loss": loss, "above": chosen.float().mean()})
@@ -151,8 +151,20 @@ class IQPBooksStage(Stage):
         hq = dictionary.hq(codes.hq)
         passes = chosen.to(places.dtype)
         loss = loss + (passes * book_loss(places, hq, books)).mean()
-        feature = dictionary.fused(common, hq, books.alpha * passes)
-        return Quantised(places, codes, straight_through(places, feature), loss)
+        feature = self._fused(places, common, hq, books.alpha * passes)
+        return Quantised(places, codes, feature, loss)
+
+    def _fused(self, places: Tensor, common: Tensor, hq: Tensor, weight: Tensor) -> Tensor:
+        """Z_q, with gradients that flow to z and never to the codes.
+
+        Attention is fed with what went straight through already [C], or it would never be trained.
+        The release does so for the sum, too [C], where z's gradient then counts 1 + alpha m times;
+        here it counts once [I].
+        """
+        if self.dictionary.fusion is None:
+            return straight_through(places, self.dictionary.fused(common, hq, weight))
+        common, hq = (straight_through(places, codes) for codes in (common, hq))
+        return self.dictionary.fused(common, hq, weight)
 
     def _note(self, quantised: Quantised, chosen: Tensor, moment: Moment) -> None:
         """Tell the books' keepers who was assigned to what."""
@@ -165,15 +177,6 @@ class IQPBooksStage(Stage):
             seed = self.config.run.seed
             generator = step_generator(seed, moment, f"restart {kind}") if offers else None
             keeper.observe(quantised.places[whose].flatten(0, 1), codes[whose].flatten(), generator)
-
-    def _pulled(self, loss: Tensor, image: Tensor, batch: Batch, moment: Moment) -> Terms:
-        """Gradients with the adversary's share, by way of the picture."""
-        assert self.patches
-        (wanted,) = torch.autograd.grad(loss, image, retain_graph=True)
-        pull, adversarial = self.patches.pull(image, wanted)
-        # The loss's own gradient, and what the adversary adds at the picture.
-        self.backward(loss + (image * (pull - wanted).detach()).sum(), moment)
-        return {"adversarial": adversarial} | self.patches.accumulate(batch.hq, image, moment)
 
     def after_update(self, moment: Moment, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """See ``Stage``; the codes follow first, then the averages."""

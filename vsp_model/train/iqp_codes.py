@@ -23,7 +23,7 @@ from vsp_model.train import inversion
 from vsp_model.train.batch import Batch
 from vsp_model.train.config import AdamConfig, EMAConfig
 from vsp_model.train.guard import GuardConfig
-from vsp_model.train.iqp_losses import previews_of, qualities
+from vsp_model.train.iqp_losses import previews_of, qualities, widened
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
 from vsp_model.train.quality_loss import QualityLoss
@@ -128,8 +128,8 @@ class IQPCodesStage(Stage):
         figures: Terms = {}
         if self.quality and self.quality.active:
             with self.autocast():
-                image = self.dictionary.decode(self._decodable(predicted)).float()
-            terms["quality"], figures = self.quality.judged(image, batch)
+                image = self.dictionary.decode(self._decodable(predicted))
+            terms["quality"], figures = self.quality.judged(widened(image), batch)
         loss, kept = weighted(terms, dict(self.config.weights))
         self.backward(loss, moment)
         return detached(kept | figures | self._right(predicted.scores, wanted) | {"loss": loss})

@@ -1,28 +1,32 @@
 """Stage III of IQP: how features of the degraded face modulate the decoder's (CodeFormer's) [S].
 
-Codes stay as stage II predicts them. CodeFormer trains its encoder along; here that is a switch,
-and the encoder's latent is held where it was, since what predicts the codes is frozen [I].
+Codes stay as stage II predicts them. CodeFormer trains on what predicts them along, by their own
+losses, and no loss of the picture reaches its encoder [S]. Here one may, which is a switch, and the
+encoder's latent is held where it was, since what predicts the codes is frozen [I].
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Literal, cast
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from vsp_model.ask import Ask
 from vsp_model.config import Config
 from vsp_model.iqp.backbone import Encoder
 from vsp_model.iqp.config import IQPConfig
 from vsp_model.iqp.dictionary import as_places
+from vsp_model.iqp.fusion import FidelityFusion
 from vsp_model.iqp.model import IQP
 from vsp_model.randomness import generator_for
 from vsp_model.train import inversion
 from vsp_model.train.batch import Batch
 from vsp_model.train.config import AdamConfig, EMAConfig
+from vsp_model.train.iqp_adversary import PatchAdversary, PatchAdversaryConfig
 from vsp_model.train.iqp_losses import compared, qualities, widened
 from vsp_model.train.judges import Judges
 from vsp_model.train.optimiser import Player
@@ -39,7 +43,7 @@ from vsp_model.train.stage import (
 
 
 class FidelityWeights(Config):
-    """Of the losses; the defaults are CodeFormer's [S], without its adversarial term."""
+    """Of the losses; the defaults are CodeFormer's [S]. The adversary's stands in ``patches``."""
 
     l1: float = Field(1.0, ge=0)
     lpips: float = Field(1.0, ge=0)
@@ -50,8 +54,19 @@ class FidelityWeights(Config):
     """Of the latent's distance to where it was, where the encoder is trained [I]."""
 
 
+class LateConfig(Config):
+    """A larger w later in the run; the defaults are CodeFormer's [S].
+
+    Of its 150,000 steps 40,000 have w = 1 and the further ones that look at a picture 1.3.
+    """
+
+    fidelity: float = Field(1.3, ge=1)
+    starts_at: float = Field(0.2667, ge=0, le=1)
+    """Share of the run."""
+
+
 class IQPFidelityConfig(StageConfig):
-    """``vsp train iqp-fidelity``; the defaults are CodeFormer's [S]."""
+    """``vsp train iqp-fidelity``; the defaults are CodeFormer's [S], without what is null."""
 
     kind: Literal["iqp-fidelity"] = "iqp-fidelity"
     model: IQPConfig
@@ -62,10 +77,14 @@ class IQPFidelityConfig(StageConfig):
     """Train the encoder of degraded faces along."""
     random_share: float = Field(0.0, ge=0, le=1)
     """Share of the faces whose w is drawn evenly from [0, 1] [I]; the others have w = 1."""
+    late: LateConfig | None = None
+    """Null: they have w = 1 to the end."""
+    patches: PatchAdversaryConfig | None = None
+    """Null: no adversarial term."""
 
 
 class IQPFidelityStage(Stage):
-    """Degraded face, codes, w = 1 -> restored face."""
+    """Degraded face, codes, w -> restored face."""
 
     config: IQPFidelityConfig
     needs = ("dictionary", "lq_encoder", "predictor", "embedding")
@@ -87,7 +106,17 @@ class IQPFidelityStage(Stage):
         for net in trained.values():
             net.requires_grad_(True).train()
         self.players["fidelity"] = Player(trained, config.adam)
+        self.patches: PatchAdversary | None = None
+        if config.patches:
+            last = _last_shift(cast(FidelityFusion, self.parts["fusion"]))
+            self.patches = self.adversary = PatchAdversary(self, config.patches, last)
         self.keep_averages(config.ema, *trained)
+
+    def buffers(self) -> Iterator[Tensor]:
+        """See ``Stage``; with what a step gathers of gradients."""
+        yield from super().buffers()
+        if self.patches:
+            yield from self.patches.gathered()
 
     def accumulate(self, batch: Batch, moment: Moment) -> Terms:
         """See ``Stage``."""
@@ -97,21 +126,26 @@ class IQPFidelityStage(Stage):
             with torch.no_grad():
                 scores = self.model.scores(latent.places, quality)
             feature = self.model.feature(scores, latent.places, quality)
-            fusing = self.model.modulation(latent, self._fidelity(batch))
+            fusing = self.model.modulation(latent, self._fidelity(batch, moment))
             image = self.model.dictionary.decode(feature, fusing)
         image = widened(image)
         wants_identity = self.config.weights.identity > 0
         terms = compared(self.judges, image, batch, identity=wants_identity)
         terms["anchor"] = self._drift(latent.places, batch)
         loss, kept = weighted(terms, dict(self.config.weights))
-        self.backward(loss, moment)
+        if self.patches and self.patches.active(moment):
+            kept |= self.patches.backward(loss, image, batch.hq, moment)
+        else:
+            self.backward(loss, moment)
         return detached(kept | {"loss": loss})
 
-    def _fidelity(self, batch: Batch) -> Tensor:
+    def _fidelity(self, batch: Batch, moment: Moment) -> Tensor:
         """w of each face, (B, 1, 1, 1)."""
+        late = self.config.late
+        usual = late.fidelity if late and moment.progress >= late.starts_at else 1.0
         share, seed = self.config.random_share, self.config.run.seed
         drawn = [generator_for(seed, stream, "fidelity").random(2) for stream in batch.streams]
-        values = [w if chance < share else 1.0 for chance, w in drawn]
+        values = [w if chance < share else usual for chance, w in drawn]
         return batch.lq.new_tensor(values).reshape(-1, 1, 1, 1)
 
     def _drift(self, places: Tensor, batch: Batch) -> Tensor | None:
@@ -140,3 +174,9 @@ class IQPFidelityStage(Stage):
         """See ``Stage``."""
         shown = {f"w {w}": self._restored(batch, w) for w in (0.0, 0.5, 1.0)}
         return {"LQ": batch.lq} | shown | {"HQ": batch.hq}
+
+
+def _last_shift(fusion: FidelityFusion) -> Tensor:
+    """Where CodeFormer compares gradients: what is added at the largest side [S]."""
+    side = max(fusion.config.sides)
+    return cast(nn.Conv2d, fusion.sides[str(side)].shift).weight

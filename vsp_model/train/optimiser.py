@@ -74,10 +74,12 @@ class Player:
 
 
 def learning_rate(config: AdamConfig, images_seen: int, num_images: int) -> float:
-    """The schedule: linear warm-up, then constant, or a cosine down to zero at ``num_images``."""
+    """The schedule: linear warm-up, then constant, or a cosine that ends at ``num_images``."""
     rate = config.lr
     if config.warmup_images:
         rate *= min(1.0, (images_seen + 1) / config.warmup_images)
     if config.decay == "cosine":
-        rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, images_seen / num_images)))
+        floor = config.final_lr or 0.0
+        share = 0.5 * (1 + math.cos(math.pi * min(1.0, images_seen / num_images)))
+        rate = floor + (rate - floor) * share
     return rate

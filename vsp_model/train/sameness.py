@@ -12,11 +12,14 @@ _FREE_TO_CHANGE = {  # what may differ when a run is resumed: it does not change
     "log_images", "preview_images", "checkpoint_images", "keep_checkpoints", "best",
     "max_bad_steps", "num_images",
 }  # fmt: skip
+_JOINED_LATER = {"final_lr", "iqp-fidelity.patches", "iqp-fidelity.late"}
+"""Null is what was done before these settings were there: an older run keeps its identity."""
 
 
 def config_identity(config: StageConfig) -> dict[str, Any]:
     """What of a configuration decides a step, as JSON; paths of judges do not."""
     values: dict[str, Any] = json.loads(config.model_dump_json())
+    values = _without_later(values, values["kind"])
     for name in _FREE_TO_CHANGE:
         values["run"].pop(name, None)
     judges = values["judges"]
@@ -28,6 +31,16 @@ def config_identity(config: StageConfig) -> dict[str, Any]:
             judge.pop("path")
             judge.pop("required")
     return values
+
+
+def _without_later(value: Any, kind: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_later(below, kind)
+        for key, below in value.items()
+        if below is not None or not _JOINED_LATER & {key, f"{kind}.{key}"}
+    }
 
 
 def first_difference(old: Any, new: Any, place: str = "") -> tuple[str, Any, Any] | None:
