@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         pa.field("height_out", pa.int32()),
         pa.field("sha256_in", pa.string()),
         pa.field("sha256_out", pa.string()),
-        pa.field("quality", pa.float32()),
+        pa.field("quality", pa.float64()),
         pa.field("faces", pa.list_(_FACE)),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("model", pa.string(), nullable=False),

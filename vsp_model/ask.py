@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vsp_model.condition import ConditionConfig, Dial
+from vsp_model.condition import ConditionConfig, Dial, Percentile
 from vsp_model.config import Config
 
 
@@ -14,7 +14,8 @@ class Ask(Config):
     """Wishes; None leaves each to the model.
 
     Attributes:
-        quality: Percentile of the training scores that is asked for, 0 to 1, or "unknown".
+        quality: Percentile of the training scores that is asked for, 0 to 1, or "unknown", which
+            NaN says, too.
         guidance: How far beyond what the condition says, 1 not at all; see ``Dial``.
         fidelity: IQP: 0 the codes' face, 1 closest to the input (w of CodeFormer).
         steps: IDM: steps of the sampler.
@@ -24,7 +25,7 @@ class Ask(Config):
         t0: IDM: how far an estimate is noised, 0 to 1 of the schedule.
     """
 
-    quality: float | Literal["unknown"] | None = None
+    quality: Percentile | None = None
     guidance: float = Field(1.0, ge=0, le=20)
     fidelity: float | None = Field(None, ge=0, le=1)
     steps: int | None = Field(None, ge=1)
@@ -40,16 +41,30 @@ class Ask(Config):
         return [n for n in names if n not in known and getattr(self, n) != getattr(default, n)]
 
 
-def dial_of(ask: Ask, condition: ConditionConfig | None, kind: str) -> Dial | None:
+def dial_of(
+    ask: Ask, condition: ConditionConfig | None, kind: str, *, scored: bool = True
+) -> Dial | None:
     """The dial's setting; None for a model that has none.
 
+    Args:
+        ask: What is wanted.
+        condition: Of the model.
+        kind: Of the model, for the message.
+        scored: ``QualityCondition.scored``; without scores even the model's own default is unknown.
+
     Raises:
-        ValueError: if a quality is asked of a model without the condition, or is none.
+        ValueError: if a quality is none, or is asked of a model that has learnt none.
     """
     if condition is None:
         if ask.quality is not None or ask.guidance != 1.0:
             raise ValueError(f"quality: this {kind} model was trained without a quality condition")
         return None
+    if not scored:
+        if ask.quality not in (None, "unknown") or ask.guidance != 1.0:
+            raise ValueError(
+                f"quality: this {kind} model was trained without scores; it knows unknown alone"
+            )
+        return Dial()
     wanted = condition.default if ask.quality is None else ask.quality
     if wanted == "unknown":
         if ask.guidance != 1.0:

@@ -13,18 +13,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from vsp_model.config import Config
 from vsp_model.layers import ItemLinear
 
 NUM_KNOTS = 101
-Percentile = float | Literal["unknown"]
+
+
+def _percentile(value: Any) -> Any:
+    """A number or "unknown"; NaN, by which numbers say so, becomes the word."""
+    if value == "unknown":
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("expected 0 to 1, or unknown") from None
+    return "unknown" if math.isnan(number) else number
+
+
+Percentile = Annotated[float | Literal["unknown"], BeforeValidator(_percentile)]
 
 
 class ConditionConfig(Config):
@@ -32,11 +45,14 @@ class ConditionConfig(Config):
 
     Attributes:
         mode: "continuous": sines and cosines of u through two layers; "quantile_bins": a table over
-            u, interpolated linearly.
-        num_bins: Rows of the table.
-        num_frequencies: f_k = 2^k / 2, k = 0 ... K - 1, in cycles over the range of u.
-        hidden: Width between the two layers.
-        drop: Share of training faces whose quality is withheld, which teaches "unknown".
+            u, interpolated linearly (both: spec of IQP, 1.8; the released code looks one of ten
+            equal bins up [C]).
+        num_bins: Rows of the table, 16 in that spec.
+        num_frequencies: f_k = 2^k / 2, k = 0 ... K - 1, in cycles over the range of u; which f_k
+            and how many is ours [I]: the slowest, half a cycle, tells 0 from 1.
+        hidden: Width between the two layers [I].
+        drop: Share of training faces whose quality is withheld, which teaches "unknown" (0.15 in
+            that spec).
         default: What is asked for where nobody asks: a percentile, or "unknown".
     """
 
@@ -81,6 +97,12 @@ def guided(predict: Callable[[Tensor], Tensor], dial: Dial, like: Tensor) -> Ten
     return unknown + dial.guidance * (wanted - unknown)
 
 
+def _look(condition: nn.Module, _: object = None) -> None:
+    """Note whether the knots of a condition that were set or loaded are scores."""
+    assert isinstance(condition, QualityCondition)
+    condition.scored = not bool(condition.knots.isnan().any())
+
+
 class QualityCondition(nn.Module):
     """Percentile of quality -> embedding (B, D), zero until it is trained.
 
@@ -90,6 +112,8 @@ class QualityCondition(nn.Module):
     """
 
     knots: Tensor
+    scored: bool
+    """Whether it can know a quality: false where every face of its training was unknown."""
 
     def __init__(self, width: int, config: ConditionConfig) -> None:
         super().__init__()
@@ -102,8 +126,12 @@ class QualityCondition(nn.Module):
             nn.init.zeros_(self.second.bias)
         else:
             self.table = nn.Parameter(torch.zeros(config.num_bins, width))
-        # Scores at even shares of the training set, ascending; an even spread until they are known.
+        # Scores at even shares of the training set, ascending; an even spread until they are known,
+        # NaN where training had none.
         self.register_buffer("knots", torch.arange(NUM_KNOTS) / (NUM_KNOTS - 1.0))
+        # No property of the knots: networks without data are asked, too.
+        self.scored = True
+        self.register_load_state_dict_post_hook(_look)
 
     def forward(self, quality: Tensor) -> Tensor:
         """Args: quality (B,), percentiles; clamped to [0, 1]; NaN: unknown. Returns: (B, D)."""
@@ -135,8 +163,12 @@ class QualityCondition(nn.Module):
 
     @torch.no_grad()
     def set_distribution(self, knots: Sequence[float]) -> None:
-        """Note the scores of the training set at even shares of it, ``NUM_KNOTS``, ascending."""
+        """Note the scores of the training set at even shares of it, ``NUM_KNOTS``, ascending.
+
+        NaN says that there were none: then every score is unknown.
+        """
         self.knots.copy_(torch.tensor(knots, dtype=torch.float32))
+        _look(self)
 
     def percentile(self, scores: Tensor) -> Tensor:
         """Share of the training scores that are lower than each score (B,), and half of the equal.

@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
+from pydantic import ValidationError
 
 from vsp_model.ask import Ask, dial_of, refuse_others
 from vsp_model.condition import NUM_KNOTS, ConditionConfig, Dial, QualityCondition, guided
+from vsp_model.infer import explain
 
 MODES = ("continuous", "quantile_bins")
 WIDTH = 5
@@ -141,6 +144,17 @@ def test_no_score_has_no_percentile():
     assert found[1:].tolist() == [0, 1]
 
 
+def test_without_scores_no_score_has_a_percentile():
+    condition, _ = calibrated(np.linspace(0.2, 0.8, 50))
+    assert condition.scored
+    condition.set_distribution([UNKNOWN] * NUM_KNOTS)
+    assert not condition.scored
+    assert condition.percentile(torch.tensor([0.1, 0.5, UNKNOWN])).isnan().all()
+    loaded, _ = calibrated(np.linspace(0.2, 0.8, 50))
+    loaded.load_state_dict(condition.state_dict())
+    assert not loaded.scored
+
+
 def test_one_score_for_all_is_no_error():
     condition, _ = calibrated(np.full(20, 0.5))
     found = condition.percentile(torch.tensor([0.4, 0.5, 0.6]))
@@ -189,7 +203,23 @@ def test_what_is_asked_becomes_a_dial():
     assert dial_of(Ask(), None, "vspbfr") is None
 
 
-@pytest.mark.parametrize("quality", [-0.01, 1.01, 50.0, math.nan, math.inf])
+@pytest.mark.parametrize("nan", [math.nan, ".nan", "nan", np.float32("nan")])
+def test_nan_says_unknown_wherever_it_comes_from(nan):
+    value = yaml.safe_load(nan) if isinstance(nan, str) else nan
+    assert Ask.model_validate({"quality": value}).quality == "unknown"
+    assert ConditionConfig.model_validate({"default": value}).default == "unknown"
+
+
+@pytest.mark.parametrize("word", ["high", "", [0.5], {}])
+def test_a_quality_that_is_no_number_is_one_mistake(word):
+    for config, field in ((Ask, "quality"), (ConditionConfig, "default")):
+        with pytest.raises(ValidationError) as raised:
+            config.model_validate({field: word})
+        assert explain(raised.value) == f"{field}: expected 0 to 1, or unknown"
+        assert raised.value.error_count() == 1
+
+
+@pytest.mark.parametrize("quality", [-0.01, 1.01, 50.0, math.inf])
 def test_a_quality_out_of_range_is_refused(quality):
     with pytest.raises(ValueError, match=r"^quality: \S+, expected 0 to 1 or unknown$"):
         dial_of(Ask(quality=quality), ConditionConfig(), "vspbfr")
@@ -199,6 +229,15 @@ def test_a_quality_out_of_range_is_refused(quality):
 def test_a_model_without_the_condition_is_asked_for_none(ask):
     with pytest.raises(ValueError, match="this vspbfr model was trained without a quality condi"):
         dial_of(ask, None, "vspbfr")
+
+
+def test_what_saw_no_scores_knows_unknown_alone():
+    config = ConditionConfig(default=0.9)
+    for ask in (Ask(), Ask(quality="unknown")):
+        assert math.isnan(dial_of(ask, config, "iqp", scored=False).quality)
+    for ask in (Ask(quality=0.5), Ask(guidance=2.0), Ask(quality="unknown", guidance=2.0)):
+        with pytest.raises(ValueError, match=r"^quality: this iqp model was trained without score"):
+            dial_of(ask, config, "iqp", scored=False)
 
 
 def test_wishes_of_other_systems_are_refused():

@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -120,6 +121,16 @@ def test_an_estimate_is_noised_to_its_time_and_not_further():
     )
 
 
+@pytest.mark.parametrize("param", ["eps", "residual_x0"])
+def test_an_estimate_beyond_the_range_is_clamped(param):
+    model = lively(model_of(param=param, start="estimate", t0=0.3))
+    lq, estimate = some_faces(4, SIZE).chunk(2)
+    keys, wild = some_keys(2), 1.5 * estimate
+    assert wild.abs().max() > 1
+    once = model.restore(lq, keys, estimate=wild.clamp(-1, 1))
+    assert torch.equal(model.restore(lq, keys, estimate=wild), once)
+
+
 def test_without_an_estimate_the_chain_starts_from_the_degraded_face():
     model = lively(model_of(param="x0", start="estimate", t0=0.3))
     faces, keys = some_faces(2, SIZE), some_keys(2)
@@ -137,3 +148,16 @@ def test_an_unconditional_net_sees_the_face_in_its_start_alone():
     base = model.restore(faces, keys, estimate=estimate)
     assert torch.equal(model.restore(-faces, keys, estimate=estimate), base)
     assert not torch.equal(model.restore(faces, keys), base)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_quality_is_asked_of_a_chain_that_starts_from_an_estimate(conditional):
+    unet = {"conditional": conditional, "condition": {}}
+    model = lively(model_of(param="eps", start="estimate", unet=unet), 0.05)
+    faces, keys = some_faces(2, SIZE), some_keys(2)
+    found = [
+        model.restore(faces, keys, estimate=-faces, ask=Ask(**wishes))
+        for wishes in ({}, {"quality": 0.1}, {"quality": 0.9}, {"quality": 0.9, "guidance": 2.0})
+    ]
+    assert all(picture.isfinite().all() for picture in found)
+    assert all(not torch.equal(one, other) for one, other in pairwise(found))

@@ -1,10 +1,12 @@
 """IDM's stage through the real trainer: it learns, resumes, and shares its work."""
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from tests.vsp_model.test_training_loop import Notes, same, state_of
 from vsp_model.ask import Ask
@@ -15,7 +17,9 @@ from vsp_model.idm.model import settle
 from vsp_model.idm.schedule import Level
 from vsp_model.idm.unet import UNet
 from vsp_model.train.batch import Batch
+from vsp_model.train.config import RunConfig
 from vsp_model.train.distributed import Alone
+from vsp_model.train.ema import decay_of
 from vsp_model.train.idm import IDMStage, IDMTrainConfig
 from vsp_model.train.judges import Judges
 from vsp_model.train.loop import Trainer
@@ -23,6 +27,7 @@ from vsp_model.train.stage import Moment
 from vsp_model.train.store import FolderStore
 
 SIZE, BATCH = 16, 4
+FILES = sorted((Path(__file__).resolve().parents[2] / "configs" / "train").glob("*/idm*.yaml"))
 MODEL = {
     "unet": {
         "size": SIZE,
@@ -120,14 +125,54 @@ def loss_on(built, batch):
     return loss
 
 
-@pytest.mark.parametrize("param", ["eps", "v"])
-def test_a_short_training_lowers_the_loss(param, tmp_path):
-    built, notes = stage(25, model={"param": param}), Notes()
+PRIOR = {
+    "param": "eps",
+    "start": "estimate",
+    "unet": MODEL["unet"] | {"conditional": False},
+}
+
+
+@pytest.mark.parametrize(
+    "model", [{"param": "eps"}, {"param": "v"}, PRIOR], ids=["eps", "v", "prior"]
+)
+def test_a_short_training_lowers_the_loss(model, tmp_path):
+    built, notes = stage(25, model=model), Notes()
     first = loss_on(built, faces(900, 32))
     train(built, tmp_path, notes)
     assert loss_on(built, faces(900, 32)) < 0.9 * first
     assert len(notes.figures) == 25
     assert "norm/unet" in notes.figures[0][1]
+
+
+def test_a_prior_never_looks_at_the_degraded_face():
+    built, batch = stage(model=PRIOR), faces(5)
+    other = batch._replace(lq=-batch.lq)
+    assert loss_on(built, other) == loss_on(built, batch)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_training_file_fits_its_model_and_says_how_to_run_it(path):
+    text = path.read_text()
+    values = yaml.safe_load(text)
+    model = yaml.safe_load((path.parent / values["model"]).read_text())["model"]
+    size = values.pop("data")["size"]
+    config = IDMTrainConfig.model_validate(values | {"model": model})
+    assert config.model.size == size
+    header = text.partition("kind:")[0]
+    assert f"vsp train idm configs/train/{path.parent.name}/{path.name}" in header
+    assert "never trained" in header or "hour" in header
+
+
+def test_the_published_settings_of_the_references_are_kept():
+    found = {f"{path.parent.name}/{path.stem}": yaml.safe_load(path.read_text()) for path in FILES}
+    sr3, difface = found["128/idm-sr3"], found["512/idm-difface"]
+    assert IDMTrainConfig.model_fields["adam"].default.lr == 1e-4  # both
+    assert not {"adam"} & (sr3.keys() | difface.keys())
+    for values, steps, kept in ((sr3, 1_000_000, 0.9999), (difface, 800_000, 0.999)):
+        run = RunConfig.model_validate(values["run"])
+        assert run.num_steps == steps
+        half_life = values["ema"]["half_life_images"]
+        assert decay_of(half_life, run.batch_size, 0, 0.0) == pytest.approx(kept, abs=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -138,11 +138,14 @@ class Chain:
         return start_time(settings.t0, self.config.noise.num_steps)
 
     def begin(self, settings: Settings, start: Tensor, lq: Tensor, estimate: Tensor) -> Tensor:
-        """The first state: pure noise, or an estimate that is noised (DifFace)."""
+        """The first state: pure noise, or an estimate that is clamped and noised (DifFace).
+
+        What another model made may lie a little beyond [-1, 1], where no training face ever was.
+        """
         if settings.start == "noise":
             return start
         level = level_at(float(self.alpha_bar[self.top(settings)]))
-        return noised(self.state_of(estimate, lq), start, level)
+        return noised(self.state_of(estimate.clamp(-1, 1), lq), start, level)
 
     def sample(
         self,
@@ -159,8 +162,8 @@ class Chain:
             lq: Degraded faces y, (B, 3, S, S) in [-1, 1].
             drawn: Of this batch, on the same device.
             settings: How.
-            estimate: What a chain with start "estimate" begins at, (B, 3, S, S) in [-1, 1]; None:
-                ``lq`` itself.
+            estimate: What a chain with start "estimate" begins at, (B, 3, S, S), clamped to
+                [-1, 1]; None: ``lq`` itself.
 
         Returns:
             (B, 3, S, S) in [-1, 1] but for rounding.

@@ -85,12 +85,12 @@ class IDMConfig(Config):
         noise: The forward process.
         param: What the network predicts: the noise [S], v, the clean picture, or the clean residual
             (x - y) / residual_scale [I], which alone learns anything in minutes on a CPU.
-        residual_scale: Deviation of a residual, about.
-        sampler: Used where nobody asks: "ancestral" [S] or "ddim".
-        steps: Of the sampler, evenly spread over the schedule.
-        eta: Noise of the DDIM sampler: 0 none, 1 that of the ancestral one.
+        residual_scale: Deviation of a residual, about [I].
+        sampler: Used where nobody asks: "ancestral" [S] or "ddim", the default [I].
+        steps: Of the sampler, evenly spread over the schedule; 50 of them [I].
+        eta: Noise of the DDIM sampler: 0 none, the default [I], 1 that of the ancestral one.
         start: From pure noise [S], or from an estimate noised to ``t0`` (DifFace) [I].
-        t0: How far, as a share of the schedule.
+        t0: How far, as a share of the schedule; DifFace's 100 of 250 steps [S].
     """
 
     kind: Literal["idm"] = "idm"

@@ -17,7 +17,7 @@ from vsp_model.condition import QualityCondition
 from vsp_model.idm.config import UNetConfig
 from vsp_model.layers import ItemGroupNorm, ItemLinear
 
-_POSITIONS = 5_000.0  # WaveGrad's factor of the noise level; SR3's re-implementation has none
+_POSITIONS = 5_000.0  # WaveGrad's factor of the noise level [I]: SR3's re-implementation has none
 
 
 class LevelEmbedding(nn.Module):
