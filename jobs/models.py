@@ -1,11 +1,12 @@
 """What several commands ask about a model: which file, what is in it, where it can run."""
 
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.replica import ModelSpec
     from vsp_model.ask import Ask
     from vsp_model.bundle import BundleInfo
@@ -82,9 +83,11 @@ def check_wishes(model: "ModelSpec") -> None:
     ask = model.ask.model_copy(update={"start": "estimate"}) if model.estimate else model.ask
     if ask == Ask():
         return
-    whole = cast(Model, hollow(lambda: build(config)))
+    whole = hollow(lambda: build(config))
+    if model.kind == "bundle":
+        whole.load_state_dict(_knots(model.path), strict=False)
     try:
-        whole.settle(ask)
+        cast(Model, whole).settle(ask)
     except ValueError as error:
         raise UserError(f"{model.path.name}: {error}") from None
     first: Any = _info(model.estimate.path).config if model.estimate else config
@@ -121,8 +124,6 @@ def wishes(
             wanted = float(quality)
         except ValueError:
             wanted = quality
-    if isinstance(wanted, float) and math.isnan(wanted):
-        wanted = "unknown"
     if isinstance(wanted, str) and wanted != "unknown":
         raise UserError(f"--quality {quality}: expected 0 to 1, or unknown")
     try:
@@ -181,6 +182,15 @@ def model_size(model: "ModelSpec") -> int:
     config: Any = model.config if model.kind == "untrained" else _info(model.path).config
     size: int = config.size  # what `model_values` names is a whole restorer
     return size
+
+
+def _knots(path: Path) -> "dict[str, Tensor]":
+    """What tells whether the model of a bundle was trained with scores, by its names."""
+    from vsp_model.bundle import open_bundle
+
+    with open_bundle(path) as bundle:
+        names = [name for name in bundle.names("") if name.endswith(".knots")]
+        return {name: tensor for name in names if (tensor := bundle.tensor(name)) is not None}
 
 
 def _info(path: Path) -> "BundleInfo":

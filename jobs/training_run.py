@@ -1,5 +1,6 @@
 """One worker's part in a training run, whoever started it; and what the run leaves at its end."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -28,6 +29,7 @@ from pipeline.training.report import ReportFacts, write_report
 from pipeline.training.scores import ScoreTable
 from pipeline.training.source import FaceSource, open_source, validation_batches
 from vsp_model.checkpoints import save_parts
+from vsp_model.condition import NUM_KNOTS
 from vsp_model.files import checksum_path, record_checksum
 from vsp_model.runtime import keep_freed_memory
 from vsp_model.train.batch import Batch, BatchSource
@@ -39,6 +41,13 @@ from vsp_model.train.stage import Pictures, Stage
 
 CONFIG = "config.yaml"
 BEST = "best.safetensors"
+_CONDITIONED = {
+    "restorer": "condition",
+    "iqp-codes": "embedding",
+    "iqp-fidelity": "embedding",
+    "idm": "unet",
+}
+"""Kinds of stage that tell a quality, and the part that holds the condition."""
 _OURS = (CONFIG, FOLDER, LOG, "grids", "_vsp")
 
 Say = Callable[[str], None]
@@ -160,15 +169,28 @@ def _scores_line(scores: ScoreTable) -> str:
 
 
 def _unscored_line(job: TrainingJob) -> str:
-    """What an IQP with two books misses without scores; empty where nothing is missed."""
+    """What a stage misses without scores; empty where nothing is missed."""
     model = job.config.model
-    if model.kind != "iqp" or not model.books.num_codes_hq:
-        return ""
     if job.kind == "iqp-books":
-        return "no data.scores: the HQ+ book learns nothing"
-    if model.condition is None:  # the HQ+ codes are always added
+        there = model.kind == "iqp" and model.books.num_codes_hq
+        return "no data.scores: the HQ+ book learns nothing" if there else ""
+    if model.condition is None or job.kind not in _CONDITIONED:
         return ""
-    return "no data.scores: every face trains as unknown, so the HQ+ codes stay out"
+    more = ", and the model knows no other quality" if _is_new(job) else ""
+    return f"no data.scores: every face trains as unknown{more}"
+
+
+def _is_new(job: TrainingJob) -> bool:
+    """Whether the run begins with a quality condition that nobody has trained."""
+    return job.kind in _CONDITIONED and _CONDITIONED[job.kind] not in find_parts(job)
+
+
+def _tell_scores(job: TrainingJob, stage: Stage, scores: ScoreTable | None) -> None:
+    """Tell the condition how scores are spread; without any a trained one keeps what it knows."""
+    if scores:
+        stage.observe_scores(scores.knots.tolist())
+    elif _is_new(job):  # so that no quality is asked of what has learnt none
+        stage.observe_scores([math.nan] * NUM_KNOTS)
 
 
 def _tell_fault(say: Say, key: str, reason: str) -> None:
@@ -211,8 +233,7 @@ def work(
     checkpoints = open_checkpoints(store)
     say(_begin_line(job, stage, comm, threads))
     faces = open_faces(job, say)
-    if faces.scores:
-        stage.observe_scores(faces.scores.knots.tolist())
+    _tell_scores(job, stage, faces.scores)
     log = RunLog(store, say, _sitting(job, comm)) if comm.rank == 0 else _Silent()
     origin = origin_of(job, faces.num_faces, faces.scores)
 

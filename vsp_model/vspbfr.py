@@ -122,7 +122,6 @@ class VSPBFR(nn.Module):
         self.prior = StyleGAN2(config.prior)
         self.restoration = RestorationNet(config.restoration)
         self.condition = StyleCondition(config.condition) if config.condition else None
-        self._usual = self.settle(Ask())
 
     @property
     def size(self) -> int:
@@ -169,7 +168,8 @@ class VSPBFR(nn.Module):
             ValueError: in one line, for what this model can't do.
         """
         refuse_others(ask, self.config.kind)
-        return dial_of(ask, self.config.condition, self.config.kind)
+        scored = self.condition is None or self.condition.embedding.scored
+        return dial_of(ask, self.config.condition, self.config.kind, scored=scored)
 
     def prompt(
         self, lq: Tensor, start: Tensor, shifts: Shifts | None = None
@@ -196,7 +196,8 @@ class VSPBFR(nn.Module):
             (B, 3, S, S), about [-1, 1], not clamped.
         """
         codes = self.encoder(lq)
-        condition, dial = self.condition, settings or self._usual
+        condition = self.condition
+        dial = None if condition is None else settings or self.settle(_NOTHING)
         if condition is None or dial is None:
             return self._finish(lq, codes, random, None)
         return guided(lambda q: self._finish(lq, codes, random, condition(q)), dial, lq)

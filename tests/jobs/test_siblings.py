@@ -10,8 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from pipeline.tar import TarWriter
+from vsp_model.checkpoints import save
+from vsp_model.condition import NUM_KNOTS, QualityCondition
+from vsp_model.registry import ModelConfig, build
 
 IQP = {
     "kind": "iqp",
@@ -79,15 +83,34 @@ def test_siblings_restore_shards_and_resume(restore, kind):
 
 def test_rows_say_which_quality_was_asked_for(restore):
     rows, _ = restore("idm", "--quality", 0.9)
-    assert [row["quality"] for row in rows] == [pytest.approx(0.9)] * 6
+    assert [row["quality"] for row in rows] == [0.9] * 6
     assert {row["model"] for row in rows} == {"untrained idm (quality 0.9)"}
     rows, _ = restore("idm", out="unasked")
     assert all(math.isnan(row["quality"]) for row in rows)
-    for word in ("unknown", "nan"):
-        rows, _ = restore("idm", "--quality", word, out=word)
+    for n, word in enumerate(("unknown", "nan", "model.ask.quality=nan", "model.ask.quality=.nan")):
+        option = "--set" if "=" in word else "--quality"
+        rows, _ = restore("idm", option, word, out=str(n))
         assert all(math.isnan(row["quality"]) for row in rows)
     rows, _ = restore("iqp", out="iqp")
-    assert [row["quality"] for row in rows] == [pytest.approx(0.9)] * 6  # as released
+    assert [row["quality"] for row in rows] == [0.9] * 6  # as released
+
+
+@pytest.mark.parametrize(("kind", "values"), [("iqp", IQP), ("idm", IDM)])
+def test_what_was_trained_without_scores_is_asked_for_no_quality(restore, tmp_path, kind, values):
+    model = build(TypeAdapter(ModelConfig).validate_python(values))
+    conditions = [m for m in model.modules() if isinstance(m, QualityCondition)]
+    conditions[0].set_distribution([math.nan] * NUM_KNOTS)
+    save(model, tmp_path / "unscored.safetensors")
+    bundle = ["--model", tmp_path / "unscored.safetensors"]
+    rows, unasked = restore(kind, *bundle, out="unasked")
+    assert all(math.isnan(row["quality"]) for row in rows)
+    assert restore(kind, *bundle, "--quality", "unknown", out="unknown")[1] == unasked
+    told, _ = restore(kind, *bundle, "--quality", 0.9, out="asked", code=2)
+    assert told == (
+        f"vsp: unscored.safetensors: quality: this {kind} model was trained without scores; "
+        "it knows unknown alone\n"
+    )
+    assert not (tmp_path / "asked").exists()
 
 
 def test_another_wish_is_another_run(restore):
@@ -101,7 +124,12 @@ def test_another_wish_is_another_run(restore):
     ("kind", "options", "words"),
     [
         ("idm", ["--quality", "1.2"], ["1.2", "0 to 1"]),
-        ("idm", ["--quality", "good"], ["good", "0 to 1"]),
+        ("idm", ["--quality", "good"], ["good", "expected 0 to 1, or unknown"]),
+        (
+            "idm",
+            ["--set", "model.ask.quality=good"],
+            ["'good'", ": model.ask.quality: expected 0 to 1, or unknown"],
+        ),
         ("idm", ["--fidelity", "0.5"], ["fidelity", "idm"]),
         ("iqp", ["--steps", "3"], ["steps", "iqp"]),
         ("idm", ["--steps", "21"], ["21", "20"]),
@@ -123,7 +151,7 @@ def test_the_built_in_model_is_known_by_its_kind(vsp, tmp_path):
         assert code == 0, err
         assert "non-commercial" in err
         (row,) = pq.read_table(tmp_path / model / "000000.parquet").to_pylist()
-        assert (row["status"], row["quality"]) == ("restored", pytest.approx(0.9))
+        assert (row["status"], row["quality"]) == ("restored", 0.9)
         assert row["model"] == f"{model}-128.safetensors (quality 0.9)"
 
 

@@ -1,6 +1,7 @@
 """`vsp train` as a user runs it: tiny networks, shards packed by the project."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -313,8 +314,8 @@ def test_a_mistake_is_one_line(name, train, config, chain, tmp_path, monkeypatch
 
 UNSCORED = {
     "iqp-books": "no data.scores: the HQ+ book learns nothing",
-    "iqp-codes": "no data.scores: every face trains as unknown, so the HQ+ codes stay out",
-    "iqp-fidelity": "no data.scores: every face trains as unknown, so the HQ+ codes stay out",
+    "iqp-codes": "no data.scores: every face trains as unknown, and the model knows no other qua",
+    "iqp-fidelity": "no data.scores: every face trains as unknown\n",
 }
 
 
@@ -328,6 +329,7 @@ def test_stages_of_iqp_hand_over_what_they_trained(train, config, tmp_path):
 
     assert UNSCORED["iqp-books"] in run("iqp-books", "books")
     assert UNSCORED["iqp-codes"] in run("iqp-codes", "codes", "books")
+    assert math.isnan(load(tmp_path / "codes" / "model.safetensors").settle(Ask()).dial.quality)
     with pytest.raises(ValueError, match="fidelity: this iqp model was trained without stage III"):
         load(tmp_path / "codes" / "model.safetensors").settle(Ask(fidelity=1))
     assert UNSCORED["iqp-fidelity"] in run("iqp-fidelity", "fidelity", "codes")

@@ -11,7 +11,7 @@ from tests.vsp_model.tiny import some_faces, some_keys
 from tests.vsp_model.tiny_iqp import SIZE, TINY
 from vsp_model.ask import Ask
 from vsp_model.checkpoints import fill, hollow
-from vsp_model.condition import Dial
+from vsp_model.condition import NUM_KNOTS, Dial
 from vsp_model.iqp.backbone import Decoder, Encoder
 from vsp_model.iqp.codebook import Codebook, above, book_loss, gate
 from vsp_model.iqp.config import BackboneConfig, BooksConfig, IQPConfig, PredictorConfig
@@ -231,6 +231,17 @@ def test_a_condition_that_was_never_trained_changes_no_code_and_unknown_no_bit(n
         picture = restored(conditioned, lq, quality="unknown" if unknown else quality)
         # A number turns the gate of the HQ+ book, which a model without the condition has not.
         assert torch.equal(picture, restored(plain, lq)) == (unknown or num_codes_hq == 0)
+
+
+def test_a_book_that_no_score_fed_stays_out():
+    model = awake(made(), "embedding.")
+    lq = some_faces(2, SIZE)
+    model.embedding.condition.set_distribution([math.nan] * NUM_KNOTS)
+    assert model.gate(torch.tensor([0.9, math.nan])).tolist() == [0, 0]
+    unasked = restored(model, lq)
+    with torch.no_grad():
+        model.dictionary.hq.codes.normal_()
+    assert torch.equal(restored(model, lq), unasked)
 
 
 def test_a_quality_is_embedded_without_touching_the_latent():

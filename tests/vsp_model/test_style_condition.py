@@ -1,5 +1,6 @@
 """The quality condition inside VSPBFR."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,15 @@ def test_the_model_has_a_quality_of_its_own(plain, taught):
     with torch.no_grad():
         faces = some_faces(2, SIZE).contiguous(memory_format=torch.channels_last)
         assert torch.equal(usual(faces, drawn), restore(usual))
+
+
+def test_a_model_that_saw_no_scores_has_no_quality_of_its_own(plain, taught):
+    unscored = with_condition(plain, default=0.8)
+    unscored.condition.load_state_dict(taught.condition.state_dict())
+    unscored.condition.embedding.set_distribution([math.nan] * NUM_KNOTS)
+    assert torch.equal(restore(unscored), restore(taught, ask=Ask(quality="unknown")))
+    with pytest.raises(ValueError, match="quality: this vspbfr model was trained without scores;"):
+        restore(unscored, ask=Ask(quality=0.5))
 
 
 def test_what_the_model_cannot_do_is_refused(plain, taught):

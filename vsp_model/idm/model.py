@@ -41,7 +41,8 @@ class IDM(nn.Module):
 
     def settle(self, ask: Ask) -> Settings:
         """What is made of a user's wishes; see ``settle``."""
-        return settle(self.config, ask)
+        condition = self.unet.condition
+        return settle(self.config, ask, scored=condition is None or condition.scored)
 
     def forward(
         self,
@@ -105,14 +106,19 @@ class IDM(nn.Module):
         self.unet.compile(fullgraph=fullgraph)
 
 
-def settle(config: IDMConfig, ask: Ask) -> Settings:
+def settle(config: IDMConfig, ask: Ask, *, scored: bool = True) -> Settings:
     """What a model of a configuration makes of a user's wishes.
+
+    Args:
+        config: Of the model.
+        ask: What is wanted.
+        scored: See ``dial_of``.
 
     Raises:
         ValueError: in one line, for what it can't do.
     """
     refuse_others(ask, _KIND, "steps", "sampler", "eta", "start", "t0")
-    dial = dial_of(ask, config.condition, _KIND)
+    dial = dial_of(ask, config.condition, _KIND, scored=scored)
     sampler = ask.sampler or config.sampler
     if sampler == "ancestral" and ask.eta is not None:
         raise ValueError("eta: the ancestral sampler has none; ask for the sampler ddim")

@@ -77,7 +77,6 @@ class IQP(nn.Module):
         if config.fusion is not None:
             made = there.get("fusion") or FidelityFusion(config.fusion)
             self.fusion = cast(FidelityFusion, made)
-        self._usual = self.settle(_NOTHING)
 
     @property
     def size(self) -> int:
@@ -96,7 +95,8 @@ class IQP(nn.Module):
         """
         kind = self.config.kind
         refuse_others(ask, kind, "fidelity")
-        dial = dial_of(ask, self.config.condition, kind)
+        scored = self.embedding is None or self.embedding.condition.scored
+        dial = dial_of(ask, self.config.condition, kind, scored=scored)
         wanted = self.config.fidelity if ask.fidelity is None else ask.fidelity
         if self.config.fusion is None:
             if ask.fidelity:
@@ -117,7 +117,7 @@ class IQP(nn.Module):
         Returns:
             (B, 3, S, S), about [-1, 1], not clamped.
         """
-        dial, fidelity = settings or self._usual
+        dial, fidelity = settings or self.settle(_NOTHING)
         latent = self.encode(lq, fused=fidelity > 0)
         dial = dial or Dial()
         scores = guided(lambda quality: self.scores(latent.places, quality), dial, lq)
@@ -142,6 +142,8 @@ class IQP(nn.Module):
         """Weight of the HQ+ codes for qualities (B,) that are asked for, (B,)."""
         if self.embedding is None:  # nobody can ask: they are always added, as released [C]
             return torch.full_like(quality, self.config.books.alpha)
+        if not self.embedding.condition.scored:  # nothing ever fed that book
+            return torch.zeros_like(quality)
         return gate(quality, self.config.books)
 
     def feature(self, scores: Tensor, places: Tensor, quality: Tensor) -> Tensor:

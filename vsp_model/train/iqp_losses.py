@@ -86,7 +86,7 @@ def qualities(model: IQP, batch: Batch, withheld_by: int | None = None) -> Tenso
 
 def previews_of(model: IQP) -> dict[str, Settings]:
     """What a sample grid asks of a model, by title: ends of the quality, or what it does itself."""
-    if model.embedding is None:
+    if model.embedding is None or not model.embedding.condition.scored:
         return {"restored": model.settle(Ask())}
     asks = {f"quality {q}": Ask(quality=q) for q in (0.1, 0.5, 0.9)}
     return {title: model.settle(ask) for title, ask in asks.items()}
