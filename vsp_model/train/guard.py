@@ -30,8 +30,9 @@ FEW = 8
 """Looks that are averaged where the first are compared with the last."""
 CERTAINTY = 3.5
 """Standard errors that a change must have to be one; so large as every look tests anew."""
+FIGURES = ("score", "monitor", "cosine", "detail", "natural")
+"""What a stage calls the fields of an ``Evaluation``, in their order."""
 _LATER, _EARLIER = np.tril_indices(WINDOW, -1)  # pairs of looks; those of the first n come first
-_FIGURES = ("score", "monitor", "cosine", "detail", "natural")
 
 
 class Evaluation(NamedTuple):
@@ -173,7 +174,7 @@ def _compared(first: Values, last: Values) -> tuple[float, float, float]:
 class Watch:
     """Means over steps as the guard's looks, of figures that a stage puts out.
 
-    Known are "score", "monitor", "cosine", "detail" and "natural", as in ``Evaluation``.
+    Known are those of ``FIGURES``.
     """
 
     def __init__(self, config: GuardConfig) -> None:
@@ -182,9 +183,9 @@ class Watch:
 
     def observe(self, terms: Mapping[str, Tensor]) -> float:
         """Follow a step, by its means over all workers; returns the weight from now on."""
-        self._steps.append({name: terms[name].item() for name in _FIGURES if name in terms})
+        self._steps.append({name: terms[name].item() for name in FIGURES if name in terms})
         if len(self._steps) >= self.guard.config.every_steps:
-            score, *others = map(self._mean, _FIGURES)
+            score, *others = map(self._mean, FIGURES)
             self._steps = []
             if score is not None:
                 self.guard.observe(Evaluation(score, *others))
