@@ -52,6 +52,15 @@ def test_a_monitor_that_stays_behind_ends_it():
     assert guard.stopped == "the monitor is 0.170 behind, 0.110 before"
 
 
+def test_an_identity_that_is_lost_ends_it_before_a_trend_is_told():
+    guard = QualityGuard(GuardConfig(fall=0.05))
+    rows = [(0.5 + 0.01 * n, None, 0.6 - 0.02 * n) for n in range(8)]
+    assert looks(guard, *rows).index(0.0) == 4
+    assert guard.stopped == "the identity is 0.530, 0.590 before"
+    slower = QualityGuard(GuardConfig(fall=0.2))
+    assert looks(slower, *rows) == [1.0] * 8
+
+
 def test_detail_out_of_proportion_counts_as_a_cost():
     rows = [(0.5 + 0.01 * n, None, None, 0.01 * (1 + n)) for n in range(14)]
     assert looks(QualityGuard(GuardConfig()), *rows)[-1] == 0.0

@@ -57,17 +57,21 @@ class GuardConfig(Config):
         patience: Looks in a row that find A rising while B or the identity falls, or the detail
             grown out of proportion.
         gap: By how much B's distance to A may grow beyond that of the first looks.
+        fall: By how much the identity may fall below that of the first looks [I]: a score that is
+            fooled takes the person before a trend can be told.
         detail: More than so many times the detail of the first looks, or of the true faces if they
             have more, is out of proportion.
         slack: Changes up to this within ``WINDOW`` looks count as none.
-        every_steps: Training steps whose mean is one look.
+        every_steps: Training steps whose mean is one look. A trend is not told from fewer than
+            eleven looks, so a run should have some dozens.
     """
 
     patience: int = Field(3, ge=1)
     gap: float = Field(0.05, gt=0)
+    fall: float = Field(0.05, gt=0)
     detail: float = Field(1.5, gt=1)
     slack: float = Field(0.0, ge=0)
-    every_steps: int = Field(100, ge=1)
+    every_steps: int = Field(25, ge=1)
 
 
 class QualityGuard:
@@ -96,12 +100,19 @@ class QualityGuard:
         self._first = [*self._first, now][:FEW]
         self._last = [*self._last, now][-WINDOW:]
         self._bad_looks = self._bad_looks + 1 if self._is_bad() else 0
-        before, behind, error = _compared(_gaps(self._first), _gaps(self._last))
-        if self._bad_looks >= self.config.patience:
-            self.stopped = f"the score rose for {self._bad_looks} looks at the cost of the rest"
-        elif behind - before > max(self.config.gap, CERTAINTY * error):
-            self.stopped = f"the monitor is {behind:.3f} behind, {before:.3f} before"
+        self.stopped = self._verdict()
         return self.weight
+
+    def _verdict(self) -> str:
+        if self._bad_looks >= self.config.patience:
+            return f"the score rose for {self._bad_looks} looks at the cost of the rest"
+        before, behind, error = _compared(_gaps(self._first), _gaps(self._last))
+        if behind - before > max(self.config.gap, CERTAINTY * error):
+            return f"the monitor is {behind:.3f} behind, {before:.3f} before"
+        known, now, error = _compared(_identities(self._first), _identities(self._last))
+        if known - now > max(self.config.fall, CERTAINTY * error):
+            return f"the identity is {now:.3f}, {known:.3f} before"
+        return ""
 
     def _is_bad(self) -> bool:
         last, slack = self._last, self.config.slack
@@ -144,6 +155,10 @@ def _known(values: Iterable[float | None]) -> Values:
 def _gaps(looks: Sequence[Evaluation]) -> Values:
     """How far B is behind A."""
     return _known(None if x.monitor is None else x.trained - x.monitor for x in looks)
+
+
+def _identities(looks: Sequence[Evaluation]) -> Values:
+    return _known(look.identity for look in looks)
 
 
 def _rises(values: Values, slack: float) -> bool:
