@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import yaml
 
 from tests.vsp_model.test_training_loop import Notes, same, state_of
+from tests.vsp_model.tiny_idm import SIZE, UNET
 from vsp_model.ask import Ask
 from vsp_model.condition import NUM_KNOTS
 from vsp_model.idm.chain import draw
@@ -26,21 +27,10 @@ from vsp_model.train.loop import Trainer
 from vsp_model.train.stage import Moment
 from vsp_model.train.store import FolderStore
 
-SIZE, BATCH = 16, 4
+BATCH = 4
 FILES = sorted((Path(__file__).resolve().parents[2] / "configs" / "train").glob("*/idm*.yaml"))
 MODEL = {
-    "unet": {
-        "size": SIZE,
-        "unshuffle": 2,
-        "channels": 16,
-        "multipliers": [1, 2],
-        "num_blocks": 1,
-        "attention_sides": [4],
-        "groups": 4,
-        "dropout": 0.1,
-        "tail_channels": 4,
-        "condition": {"drop": 0.5},
-    },
+    "unet": UNET | {"condition": {"drop": 0.5}},
     "noise": {"num_steps": 50, "beta_start": 1e-3, "beta_end": 0.2},
     "param": "residual_x0",
     "steps": 4,
