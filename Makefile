@@ -28,14 +28,15 @@ demo: $(STAMP) ## restore real faces and draw a before/after picture (FACES=fold
 	$(BIN)/vsp demo $(if $(FACES),--faces "$(FACES)")
 
 test: $(STAMP) ## the default tests, a few minutes on two cores
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 # One process a file: each full-size model gives its memory back before the next one is built. Two at
 # a time, one thread each; what a file has to say comes when it is done.
 test-slow: $(STAMP) ## full-size parity, faults, a cluster of three nodes, kill -9: many minutes
 	@files=$$(grep -rl --include='test_*.py' 'mark\.slow' tests) || { echo 'no slow test found' >&2; exit 1; }; \
 	printf '%s\n' $$files | OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 xargs -P 2 -I FILE sh -c \
-		'told=$$($(BIN)/pytest -m "slow and not gpu" FILE 2>&1); code=$$?; printf "== FILE\\n%s\\n" "$$told"; exit $$code'
+		'told=$$($(BIN)/pytest -m "slow and not gpu" FILE 2>&1); code=$$?; printf "== FILE\\n%s\\n" "$$told"; \
+			test $$code -eq 0 || echo "FAILED FILE" >&2; exit $$code'
 
 check: $(STAMP) ## lint, format and types
 	$(BIN)/ruff check

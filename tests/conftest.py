@@ -18,11 +18,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MKL_NUM_THREADS", "2")
 
 
-def pytest_collection_modifyitems(items):
-    """For `--dist loadgroup`: a file stays on one worker, and so do all that start a Ray."""
-    for item in items:
-        with_ray = item.get_closest_marker("ray")
-        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`: a file stays in one process, and so do all files that start a Ray."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if "mark.ray" in (ROOT / file).read_text() else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
