@@ -53,7 +53,7 @@ from vsp_model.train.loop import Watcher
 STAGE, FILE, SIZE = "iqp-codes", CONFIGS / "claims" / "iqp-quality.yaml", 128
 TRUNK = "squeezenet1_1_imagenet1k_fp16.safetensors"
 STRONG = ("quality_mode=st_logits", "weights.quality=10")
-UNGUARDED = ("guard.patience=1000000", "guard.gap=1000")
+UNGUARDED = ("guard.patience=1000000", "guard.gap=1000", "guard.fall=null")
 ARMS: Mapping[str, tuple[str, ...]] = {
     "off": ("quality_mode=off",),
     "st_encoder": ("quality_mode=st_encoder",),

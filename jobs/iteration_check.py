@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.iteration import BUILT_IN, TRAINED, LoopConfig, StageFile
 from pipeline.errors import UserError
-from vsp_model.ask import Ask
+from vsp_model.ask import Ask, dial_of
 
 PlaceOf = Callable[[str], str]
 """Where a setting was given, by its key."""
@@ -44,6 +44,23 @@ def _check_model(loop: LoopConfig, place_of: PlaceOf) -> None:
     with _named(place_of, "clean.ask"):
         spec = {"model": values | {"ask": loop.clean.ask}}
         check_wishes(ReplicaConfig.model_validate(spec).model)
+        if name == TRAINED:
+            _check_quality(loop)
+
+
+def _check_quality(loop: LoopConfig) -> None:
+    """Refuse a quality of a model whose condition will be trained without scores."""
+    from jobs.training import read_settings
+
+    last = loop.stages[-1].stage
+    teacher = "iqp-codes" if last == "iqp-fidelity" else last  # there the condition is frozen
+    for stage in (each for each in loop.stages if each.stage == teacher):
+        _, settings, data = read_settings(stage.stage, stage.file, {}, ())
+        model = settings.model
+        try:
+            dial_of(loop.clean.ask, model.condition, model.kind, scored=bool(data.scores))
+        except ValueError as error:
+            raise UserError(f"{stage.file.name}: {error}") from None
 
 
 def _to_be_trained(stage: StageFile) -> dict[str, Any]:

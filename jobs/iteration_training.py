@@ -18,6 +18,7 @@ from jobs.training_run import locked, work
 from pipeline.errors import RunError
 from pipeline.training.data import DataConfig
 from vsp_model.train.distributed import Alone
+from vsp_model.train.sameness import settings_of
 from vsp_model.train.stage import StageConfig
 
 RESULT = "model.safetensors"
@@ -66,7 +67,7 @@ def training(run: Iteration, what: Training) -> Step:
         UserError: If its settings or judges are not there.
     """
     job = job_of(run, what)
-    settings = job.config.model_dump(mode="json", exclude={"judges"})
+    settings = {k: v for k, v in settings_of(job.config).items() if k != "judges"}
     data = job.data.model_dump(mode="json", include={"degradation", "clean_fraction", "size"})
     made_of = {"settings": digest_of([job.kind, settings, data]), "faces": what.faces.digest}
     if what.after:

@@ -189,7 +189,16 @@ def _tell_scores(job: TrainingJob, stage: Stage, scores: ScoreTable | None) -> N
     """Tell the condition how scores are spread; without any a trained one keeps what it knows."""
     if scores:
         stage.observe_scores(scores.knots.tolist())
-    elif _is_new(job):  # so that no quality is asked of what has learnt none
+    else:
+        _tell_none(job, stage)
+
+
+def _tell_none(job: TrainingJob, stage: Stage) -> None:
+    """Tell a new condition that there are no scores: no quality is asked of what has learnt none.
+
+    Again when a checkpoint is loaded: old ones hold even knots in the place of none.
+    """
+    if _is_new(job):
         stage.observe_scores([math.nan] * NUM_KNOTS)
 
 
@@ -241,7 +250,10 @@ def work(
         _export(job, stage, folder / RESULT)
 
     with closing(log):
-        trainer = Trainer(stage, comm, checkpoints, log, faces.validation, watcher, export, origin)
+        trainer = Trainer(
+            stage, comm, checkpoints, log, faces.validation, watcher, export, origin,
+            resumed=None if faces.scores else partial(_tell_none, job),
+        )  # fmt: skip
         try:
             outcome = trainer.train(faces.source)
         except TrainingError as error:

@@ -31,6 +31,8 @@ def _percentile(value: Any) -> Any:
     if value == "unknown":
         return value
     try:
+        if isinstance(value, bool):  # YAML reads off as false
+            raise ValueError
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError("expected 0 to 1, or unknown") from None

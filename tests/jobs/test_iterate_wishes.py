@@ -57,17 +57,49 @@ def test_a_wish_of_the_command_line_is_named_by_it(iterate, doubles):
     assert "--set clean.ask.fidelity=0.5: clean.ask: restorer.yaml: fidelity: not known" in err
 
 
+def loop_of(folder, stages, wish, scored=()):
+    """A loop of small stages in a folder; those named in ``scored`` have scores."""
+    files = []
+    for stage in stages:
+        values = yaml.safe_load((STAGES / f"{stage}.yaml").read_text())
+        values["model"] = str(STAGES / values["model"])
+        if stage in scored:
+            values["data"]["scores"] = "scores"
+        (folder / f"{stage}.yaml").write_text(yaml.safe_dump(values))
+        files.append({"stage": stage.removesuffix("-quality"), "file": f"{stage}.yaml"})
+    path = folder / "loop.yaml"
+    path.write_text(yaml.safe_dump({"size": SIZE, "stages": files, "clean": {"ask": wish}}))
+    return path
+
+
 @pytest.mark.parametrize("stage", ["iqp-codes", "iqp-fidelity", "idm"])
 def test_the_last_stage_tells_what_its_model_can_do(tmp_path, stage):
-    stages = [{"stage": stage, "file": str(STAGES / f"{stage}.yaml")}]
-    wish = {"steps": 5, "quality": 0.9} if stage == "idm" else {"fidelity": 0.5}
-    path = tmp_path / "loop.yaml"
-    path.write_text(yaml.safe_dump({"size": SIZE, "stages": stages, "clean": {"ask": wish}}))
+    wish = {"steps": 5, "quality": "unknown"} if stage == "idm" else {"fidelity": 0.5}
+    path = loop_of(tmp_path, [stage], wish)
     if stage == "iqp-codes":  # fidelity is learnt in the next stage
         with pytest.raises(UserError, match=r"fidelity: this iqp model was .* without stage III"):
             load_loop(path)
     else:
         assert load_loop(path).clean.ask == Ask(**wish)
+
+
+@pytest.mark.parametrize(
+    ("stages", "teacher"),
+    [
+        (["idm"], "idm"),
+        (["restorer-quality"], "restorer-quality"),
+        (["iqp-codes"], "iqp-codes"),
+        (["iqp-codes", "iqp-fidelity"], "iqp-codes"),
+    ],
+)
+def test_a_quality_needs_scores_where_its_condition_is_trained(tmp_path, stages, teacher):
+    wish = {"quality": 0.9}
+    others = set(stages) - {teacher}
+    with pytest.raises(
+        UserError, match=rf"clean\.ask: {teacher}\.yaml: quality: .* without scores"
+    ):
+        load_loop(loop_of(tmp_path, stages, wish, scored=others))
+    assert load_loop(loop_of(tmp_path, stages, wish, scored=[teacher])).clean.ask == Ask(**wish)
 
 
 def test_the_cleaning_is_asked_and_the_table_says_so(iterate, monkeypatch, place):

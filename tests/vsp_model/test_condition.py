@@ -210,7 +210,7 @@ def test_nan_says_unknown_wherever_it_comes_from(nan):
     assert ConditionConfig.model_validate({"default": value}).default == "unknown"
 
 
-@pytest.mark.parametrize("word", ["high", "", [0.5], {}])
+@pytest.mark.parametrize("word", ["high", "", [0.5], {}, False, True])
 def test_a_quality_that_is_no_number_is_one_mistake(word):
     for config, field in ((Ask, "quality"), (ConditionConfig, "default")):
         with pytest.raises(ValidationError) as raised:

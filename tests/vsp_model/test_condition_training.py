@@ -147,6 +147,13 @@ def test_validation_says_how_far_the_dial_turns():
     ]  # fmt: skip
 
 
+def test_without_scores_there_is_no_dial_to_look_at():
+    made = stage()
+    made.observe_scores([math.nan] * NUM_KNOTS)
+    assert "dial" not in made.validate(one_batch())
+    assert list(made.preview(one_batch())) == ["LQ", "prompt", "restored", "HQ"]
+
+
 @pytest.mark.parametrize("which", ["model", "condition"])
 def test_a_condition_and_how_it_is_taught_come_together(which):
     values = stage().config.model_dump()

@@ -1,5 +1,6 @@
 """IDM's stage through the real trainer: it learns, resumes, and shares its work."""
 
+import math
 import threading
 from pathlib import Path
 
@@ -346,6 +347,19 @@ def test_validation_and_preview_show_what_the_average_makes(tmp_path):
     assert list(columns) == ["LQ", "1 step", "restored", "quality 0.1", "quality 0.9", "HQ"]
     assert all(picture.shape == batch.hq.shape for picture in columns.values())
     assert built.net.training
+
+
+@torch.no_grad()
+def test_without_scores_it_shows_what_its_bundle_does():
+    built = stage(model={"unet": MODEL["unet"] | {"condition": {"default": 0.9}}})
+    built.observe_scores([math.nan] * NUM_KNOTS)
+    for parameter in built.result()["unet"].parameters():
+        parameter.normal_(std=0.1)
+    batch = faces(7)
+    columns = built.preview(batch)
+    assert list(columns) == ["LQ", "1 step", "restored", "HQ"]
+    unknown = built._restored(batch, batch.lq, Ask(quality="unknown"))
+    assert torch.equal(columns["restored"], unknown)
 
 
 def test_pictures_are_judged_only_where_that_counts():

@@ -18,7 +18,7 @@ from tests.vsp_model.tiny_iqp import (
 from vsp_model.train.distributed import Alone
 from vsp_model.train.judges import Judges
 from vsp_model.train.loop import Trainer
-from vsp_model.train.sameness import config_identity
+from vsp_model.train.sameness import changed_setting, config_identity
 from vsp_model.train.store import FolderStore
 
 
@@ -165,3 +165,15 @@ def test_what_joined_later_and_is_off_leaves_a_run_what_it_was():
     now = config_identity(stage_of("fidelity", adam=adam, late={}, patches=PATCHES).config)
     assert {"patches", "late"} <= now.keys()
     assert now["adam"]["final_lr"] == 1e-4
+
+
+def test_a_guard_decides_only_where_a_score_is_trained_for():
+    """Its settings joined later, too, and their defaults have changed."""
+    off = stage_of("codes").config
+    assert changed_setting(config_identity(off) | {"guard": {"every_steps": 100}}, off) is None
+    on = stage_of("codes", quality_mode="st_logits", guard={"fall": None}).config
+    stored = config_identity(on)
+    assert "fall" not in stored["guard"]
+    assert changed_setting(stored, on) is None
+    stored["guard"]["every_steps"] = 100
+    assert changed_setting(stored, on) == ("guard.every_steps", 100, 25)

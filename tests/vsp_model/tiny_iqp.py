@@ -4,7 +4,11 @@ import math
 
 import torch
 
+from tests.vsp_model.tiny import some_keys
+from vsp_model.ask import Ask
 from vsp_model.condition import NUM_KNOTS
+from vsp_model.iqp.config import IQPConfig
+from vsp_model.iqp.model import IQP
 from vsp_model.networks import build_part
 from vsp_model.train.batch import Batch
 from vsp_model.train.iqp_books import IQPBooksConfig, IQPBooksStage
@@ -45,6 +49,34 @@ KINDS = {
     "codes": (IQPCodesConfig, IQPCodesStage),
     "fidelity": (IQPFidelityConfig, IQPFidelityStage),
 }
+
+
+def config(**changes):
+    return IQPConfig.model_validate(TINY | changes)
+
+
+def made(**changes):
+    torch.manual_seed(0)
+    model = IQP(config(**changes)).eval()
+    with torch.no_grad():  # codes of the size of latents, so that each decision shows
+        for book in (model.dictionary.common, model.dictionary.hq):
+            if book is not None:
+                book.codes.normal_()
+    return model.to(memory_format=torch.channels_last)
+
+
+def awake(model, *which):
+    """Let the condition and stage III, or one of them, say something."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if name.startswith(which or ("embedding.", "fusion.")) and not tensor.any():
+                tensor.normal_(0, 0.3)
+    return model
+
+
+def restored(model, lq, **ask):
+    return model.restore(lq, some_keys(len(lq)), ask=Ask(**ask))
 
 
 def stage_of(kind, judges=None, model=None, run=None, **settings):

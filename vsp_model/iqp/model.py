@@ -142,7 +142,7 @@ class IQP(nn.Module):
         """Weight of the HQ+ codes for qualities (B,) that are asked for, (B,)."""
         if self.embedding is None:  # nobody can ask: they are always added, as released [C]
             return torch.full_like(quality, self.config.books.alpha)
-        if not self.embedding.condition.scored:  # nothing ever fed that book
+        if not self.embedding.condition.scored:  # it was never told which faces deserve them
             return torch.zeros_like(quality)
         return gate(quality, self.config.books)
 

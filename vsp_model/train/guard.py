@@ -58,7 +58,7 @@ class GuardConfig(Config):
             grown out of proportion.
         gap: By how much B's distance to A may grow beyond that of the first looks.
         fall: By how much the identity may fall below that of the first looks [I]: a score that is
-            fooled takes the person before a trend can be told.
+            fooled takes the person before a trend can be told. Null: by anything.
         detail: More than so many times the detail of the first looks, or of the true faces if they
             have more, is out of proportion.
         slack: Changes up to this within ``WINDOW`` looks count as none.
@@ -68,7 +68,7 @@ class GuardConfig(Config):
 
     patience: int = Field(3, ge=1)
     gap: float = Field(0.05, gt=0)
-    fall: float = Field(0.05, gt=0)
+    fall: float | None = Field(0.05, gt=0)
     detail: float = Field(1.5, gt=1)
     slack: float = Field(0.0, ge=0)
     every_steps: int = Field(25, ge=1)
@@ -110,7 +110,8 @@ class QualityGuard:
         if behind - before > max(self.config.gap, CERTAINTY * error):
             return f"the monitor is {behind:.3f} behind, {before:.3f} before"
         known, now, error = _compared(_identities(self._first), _identities(self._last))
-        if known - now > max(self.config.fall, CERTAINTY * error):
+        fall = self.config.fall
+        if fall is not None and known - now > max(fall, CERTAINTY * error):
             return f"the identity is {now:.3f}, {known:.3f} before"
         return ""
 

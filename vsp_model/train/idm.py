@@ -163,14 +163,16 @@ class IDMStage(Stage):
             "1 step": self._restored(batch, batch.lq, Ask(steps=1)),
             "restored": self._restored(batch, batch.lq),
         }
-        if self.net.condition is not None:
+        if self.net.condition is not None and self.net.condition.scored:
             for quality in (LOW, HIGH):
                 asked = self._restored(batch, batch.lq, Ask(quality=quality))
                 columns[f"quality {quality:g}"] = asked
         return columns | {"HQ": batch.hq}
 
     def _restored(self, batch: Batch, lq: Tensor, ask: Ask | None = None) -> Tensor:
-        settings = settle(self.config.model, ask or Ask())
+        condition = self.net.condition
+        scored = condition is None or condition.scored
+        settings = settle(self.config.model, ask or Ask(), scored=scored)
         settings = settings._replace(steps=min(settings.steps, self.config.validation_steps))
         drawn = draw(self.config.model.size, batch.streams, self.config.run.seed).to(self.device)
         net = cast(UNet, self.result()["unet"])

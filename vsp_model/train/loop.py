@@ -18,7 +18,7 @@ from vsp_model.train.batch import Batch, BatchSource
 from vsp_model.train.config import RunConfig
 from vsp_model.train.distributed import Comm, fingerprint
 from vsp_model.train.optimiser import Player
-from vsp_model.train.sameness import config_identity, first_difference
+from vsp_model.train.sameness import changed_setting, config_identity, first_difference
 from vsp_model.train.stage import Moment, Pictures, Stage, Terms
 from vsp_model.train.state import load_state, save_state
 from vsp_model.train.store import Checkpoint, Store
@@ -101,6 +101,7 @@ class Trainer:
         watcher: Watcher | None = None,
         export: Callable[[Stage, Path], None] | None = None,
         origin: Mapping[str, Any] | None = None,
+        resumed: Callable[[Stage], None] | None = None,
     ) -> None:
         """Take a stage that was just built.
 
@@ -113,6 +114,7 @@ class Trainer:
             watcher: Told of each step, and asked whether to stop.
             export: Writes the result into a checkpoint's folder, beside the state.
             origin: What else decides a step, as JSON: the faces, parts that were trained before.
+            resumed: Given the stage when a checkpoint has been loaded into it.
         """
         self.stage = stage
         self.run: RunConfig = stage.config.run
@@ -123,6 +125,7 @@ class Trainer:
         self.watcher = watcher or Watcher()
         self.export = export
         self.origin = dict(origin or {})
+        self.resumed = resumed
         self.parts = self.run.parts(comm.rank, comm.world)
         self.figures: dict[str, float] = {}
         self._bad_steps = 0
@@ -341,6 +344,8 @@ class Trainer:
         for name, player in self.stage.players.items():
             player.load_state_dict(state["players"][name])
         self.stage.load_extra_state(state["extra"])
+        if self.resumed:
+            self.resumed(self.stage)
         self.figures = {k: v for k, v in checkpoint.facts.items() if k.startswith("val/")}
         self._measured_step = checkpoint.step if self.figures else -1
         self._say(f"going on from step {checkpoint.step} of {self.run.num_steps}")
@@ -348,7 +353,7 @@ class Trainer:
 
     def _check(self, checkpoint: Checkpoint) -> None:
         facts = checkpoint.facts
-        changed = first_difference(facts.get("config", {}), config_identity(self.stage.config))
+        changed = changed_setting(facts.get("config", {}), self.stage.config)
         if changed is None and self.origin and facts.get("origin"):
             changed = first_difference(facts["origin"], self.origin)
         if changed:

@@ -254,7 +254,7 @@ class RestorerStage(Stage):
         """See ``Stage``. Judged is what nobody asked anything of: the quality is unknown."""
         _, restored = self._restored(batch)
         found = inversion.validated(self.judges, restored, batch)
-        if self.condition is not None:
+        if self._knows_quality:
             low, high = (self._restored(batch, quality)[1] for quality in (LOW, HIGH))
             found["dial"] = (high - low).abs().mean()
         return found
@@ -265,10 +265,15 @@ class RestorerStage(Stage):
         w_plus, restored = self._restored(batch)
         inverted = inversion.picture(self.prior, w_plus, size=self._stop)
         columns = {"LQ": batch.lq, "prompt": inverted, "restored": restored}
-        if self.condition is not None:
+        if self._knows_quality:
             for quality in (LOW, HIGH):
                 columns[f"quality {quality:g}"] = self._restored(batch, quality)[1]
         return columns | {"HQ": batch.hq}
+
+    @property
+    def _knows_quality(self) -> bool:
+        """Whether there is a dial to turn: without scores a condition knows unknown alone."""
+        return self.condition is not None and self.condition.embedding.scored
 
     def _restored(self, batch: Batch, quality: float = math.nan) -> tuple[Tensor, Tensor]:
         """Prompt and picture of the result, asked for a quality."""

@@ -12,14 +12,20 @@ _FREE_TO_CHANGE = {  # what may differ when a run is resumed: it does not change
     "log_images", "preview_images", "checkpoint_images", "keep_checkpoints", "best",
     "max_bad_steps", "num_images",
 }  # fmt: skip
-_JOINED_LATER = {"final_lr", "iqp-fidelity.patches", "iqp-fidelity.late"}
+_JOINED_LATER = {"final_lr", "fall", "iqp-fidelity.patches", "iqp-fidelity.late"}
 """Null is what was done before these settings were there: an older run keeps its identity."""
+
+
+def settings_of(config: StageConfig) -> dict[str, Any]:
+    """All settings as JSON, without those that joined later and are null."""
+    values: dict[str, Any] = json.loads(config.model_dump_json())
+    kept: dict[str, Any] = _without_later(values, values["kind"])
+    return kept
 
 
 def config_identity(config: StageConfig) -> dict[str, Any]:
     """What of a configuration decides a step, as JSON; paths of judges do not."""
-    values: dict[str, Any] = json.loads(config.model_dump_json())
-    values = _without_later(values, values["kind"])
+    values = _guarded(settings_of(config), config)
     for name in _FREE_TO_CHANGE:
         values["run"].pop(name, None)
     judges = values["judges"]
@@ -41,6 +47,18 @@ def _without_later(value: Any, kind: str) -> Any:
         for key, below in value.items()
         if below is not None or not _JOINED_LATER & {key, f"{kind}.{key}"}
     }
+
+
+def _guarded(values: Any, config: StageConfig) -> Any:
+    """Without the guard's settings where nothing is trained for a score."""
+    if config.asks_quality or not isinstance(values, dict):
+        return values
+    return {key: _guarded(below, config) for key, below in values.items() if key != "guard"}
+
+
+def changed_setting(stored: Any, config: StageConfig) -> tuple[str, Any, Any] | None:
+    """What decides a step and was another when a checkpoint was written; see below."""
+    return first_difference(_guarded(stored, config), config_identity(config))
 
 
 def first_difference(old: Any, new: Any, place: str = "") -> tuple[str, Any, Any] | None:
