@@ -28,7 +28,7 @@ demo: $(STAMP) ## restore real faces and draw a before/after picture (FACES=fold
 	$(BIN)/vsp demo $(if $(FACES),--faces "$(FACES)")
 
 test: $(STAMP) ## the default tests, a few minutes on two cores
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --no-loadscope-reorder
 
 # One process a file: each full-size model gives its memory back before the next one is built. Two at
 # a time, one thread each; what a file has to say comes when it is done.

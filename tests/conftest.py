@@ -18,6 +18,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MKL_NUM_THREADS", "2")
 
 
+def pytest_collection_modifyitems(items):
+    """Those that start a Ray come first: they stay in one process, which would be the last."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With `-n`: a file stays in one process, and so do all files that start a Ray."""
