@@ -43,6 +43,20 @@ def _seeded_torch() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.fixture
+def one_thread():
+    """What tiny networks want: their threads would mostly wait for each other.
+
+    Their bits are the same each time then, too.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of shared data beside the checkout; its users skip where it is absent."""

@@ -18,17 +18,6 @@ def vsp(capsys):
 
 
 @pytest.fixture
-def one_thread():
-    """What networks as small as these want, and what makes their bits the same each time."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def place(tmp_path):
     """A folder with a loop's YAML, shards to train on, shards held out."""
     from loop_folder import write_configs, write_faces

@@ -22,6 +22,8 @@ from vsp_model.bundle import open_bundle
 from vsp_model.checkpoints import load
 from vsp_model.files import sha256_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE, BATCH = 32, 4
 RUN = {"num_images": 4 * BATCH, "batch_size": BATCH, "part_size": 2, "threads": 1}
 RUN |= {"log_images": BATCH, "preview_images": 2 * BATCH, "checkpoint_images": 2 * BATCH}
@@ -92,14 +94,6 @@ def config(tmp_path_factory):
         return path
 
     return write
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

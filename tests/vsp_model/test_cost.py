@@ -63,15 +63,6 @@ def model():
     return registry.untrained(tiny()).requires_grad_(False)
 
 
-@pytest.fixture
-def one_thread():
-    """Where others compute too, the threads of a tiny network mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_a_convolution_is_counted_once_per_product_and_elementwise_work_not_at_all():
     x, weight, scale = torch.randn(1, 8, 16, 16), torch.randn(4, 8, 3, 3), torch.randn(1, 8, 1, 1)
     macs = cost.count_macs(lambda: F.conv2d(x, weight * scale, padding=1).mul(2).relu())

@@ -28,6 +28,8 @@ from vsp_model.train.loop import Trainer
 from vsp_model.train.stage import Moment
 from vsp_model.train.store import FolderStore
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BATCH = 4
 FILES = sorted((Path(__file__).resolve().parents[2] / "configs" / "train").glob("*/idm*.yaml"))
 MODEL = {
@@ -36,14 +38,6 @@ MODEL = {
     "param": "residual_x0",
     "steps": 4,
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def stage(num_steps=6, *, model=None, run=None, **settings):

@@ -6,15 +6,9 @@ import torch
 from tests.vsp_model.tiny_iqp import NAN, SIZE, batch_of, moment, stage_of, step_on
 from vsp_model.ask import Ask
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PATCHES = {"network": {"channels": 16, "num_layers": 1}, "starts_at": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("train_encoder", [False, True])

@@ -26,13 +26,7 @@ from vsp_model.train.iqp_codes import IQPCodesConfig
 from vsp_model.train.iqp_losses import structure_loss
 from vsp_model.train.judges import Judges
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ------------------------------------------------------------------------- stage I

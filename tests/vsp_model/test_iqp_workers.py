@@ -21,13 +21,7 @@ from vsp_model.train.loop import Trainer
 from vsp_model.train.sameness import changed_setting, config_identity
 from vsp_model.train.store import FolderStore
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Meeting:

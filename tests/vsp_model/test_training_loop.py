@@ -22,6 +22,8 @@ from vsp_model.train.stage import Moment
 from vsp_model.train.state import load_state, save_state
 from vsp_model.train.store import FolderStore, best_of, superfluous
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE, BATCH = 32, 4
 RUN = {"num_images": 4 * BATCH, "batch_size": BATCH, "threads": 1, "log_images": BATCH,
        "preview_images": 2 * BATCH, "checkpoint_images": BATCH}  # fmt: skip
@@ -82,14 +84,6 @@ class Notes:
 
     def say(self, line):
         self.lines.append(line)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def parts(config):
